@@ -1,0 +1,1 @@
+../../ragembed/__init__.py

@@ -1,0 +1,399 @@
+"""Tokenizers behind one Protocol: ids, exact offsets, unknown flags, and counts for budgets.
+
+Two jobs that are never mixed: the encoder's own tokenizer (`HuggingFaceTokenizer`) says what a
+model reads; a budget tokenizer (`budget_tokenizer`) says what a context costs a language model.
+Special tokens written in a text handed to a budget tokenizer are ordinary text.
+
+Texts longer than `PIECE` characters are cut into pieces before they are encoded: the Rust code
+under tiktoken panics on a run of about a million blanks, and memory stays bounded. A cut falls
+between a letter or digit and a blank or punctuation mark, where every known pre-split pattern
+(GPT-2, cl100k, o200k, BERT, ours) has a border anyway, so the ids stay the same; only a stretch
+of `PIECE / 2` characters without such a place is cut at any character.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from http.client import HTTPException
+from itertools import chain
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import tiktoken
+from numpy.typing import NDArray
+from tokenizers import Encoding as HuggingFaceEncoding
+from tokenizers import Tokenizer as RustTokenizer
+
+from ragembed.errors import InvalidInput, ModelError, StorageError
+
+PIECE = 100_000  # most characters handed to an encoder at once
+BATCH = 1_000_000  # characters of pieces that are in memory as encodings at the same time
+FETCH_TIMEOUT = 5.0  # seconds without an answer after which a download is given up
+DEFAULT_BUDGET = "ragembed-32k"
+RANKS_SHA256 = "ea15f473b0fc9a469224efa6ee3ce7e5c68c0dbd55f61a62c5d8632815dc19c0"
+
+# One alternative per kind of text, each a single greedy run: no look-ahead and no nested
+# repetition, so it runs in linear time whatever the input. Letters other than Han may take one
+# leading blank or mark (" word", ".append", "(self") and an English contraction.
+PATTERN = "|".join(
+    (
+        r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+(?:['’](?:[sdmt]|ll|re|ve))?",
+        r" ?\p{Han}+",
+        r" ?\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
+        r"\s+",
+    )
+)
+
+# Where a text is best cut, the better kind first: words of SentencePiece may hold marks.
+_BORDERS = (frozenset(" \n\t\r\u3000"), frozenset('.,;:!?()[]{}"<>=/，。、；：！？（）「」《》'))
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# The files tiktoken reads per encoding (tiktoken_ext/openai_public.py) and their SHA-256; its
+# cache names each by the SHA-1 of its address.
+_HOST = "https://openaipublic.blob.core.windows.net/"
+_GPT2_FILES = ("gpt-2/encodings/main/vocab.bpe", "gpt-2/encodings/main/encoder.json")
+_SAME_RANKS: Mapping[str, str] = {"p50k_edit": "p50k_base", "o200k_harmony": "o200k_base"}
+_SHA256: Mapping[str, str] = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "r50k_base.tiktoken": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+    "p50k_base.tiktoken": "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
+    "cl100k_base.tiktoken": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+    "o200k_base.tiktoken": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """The tokens of one text, special tokens not included.
+
+    Attributes:
+        ids: (n,) int32.
+        offsets: (n, 2) int32, [start, end) in code points of the text. Tokens that share a
+            character (its bytes are split between them) all have that character's span.
+        unknown: (n,) bool, tokens the vocabulary lacks ([UNK]).
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    unknown: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Tokenizer(Protocol):
+    """What chunking and context building need of a tokenizer; instances never change."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of what defines it."""
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """One `Tokens` per text, in order; raises `ModelError` if the encoder breaks down."""
+
+    def count(self, text: str) -> int:
+        """`len` of the text's tokens, without the cost of their offsets."""
+
+
+def pieces(text: str, limit: int = PIECE) -> Iterator[tuple[int, str]]:
+    """Cut into parts of at most `limit` characters, each with its offset; see the module's text.
+
+    >>> list(pieces("one two three", limit=8))
+    [(0, 'one two'), (7, ' three')]
+    """
+    start = 0
+    while len(text) - start > limit:
+        places = range(start + limit, start + limit // 2, -1)
+        found = (at for kind in _BORDERS for at in places if text[at] in kind)
+        cut = next((at for at in found if text[at - 1].isalnum()), start + limit)
+        yield start, text[start:cut]
+        start = cut
+    yield start, text[start:]
+
+
+def well_formed(text: str) -> str:
+    """The text with each lone surrogate replaced by U+FFFD: same length, and UTF-8 can hold it."""
+    if not text.isascii() and _SURROGATE.search(text):
+        return _SURROGATE.sub("\ufffd", text)
+    return text
+
+
+@contextmanager
+def _no_panic(name: str) -> Iterator[None]:
+    """Turn a panic of Rust code, which is no `Exception`, into a `ModelError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"the tokenizer {name!r} broke down on a text ({error}); choose another tokenizer"
+        ) from None
+
+
+def _join(parts: Sequence[tuple[int, Tokens]]) -> Tokens:
+    """The tokens of a text from those of its pieces."""
+    if len(parts) == 1:
+        return parts[0][1]
+    return Tokens(
+        np.concatenate([tokens.ids for _, tokens in parts]),
+        np.concatenate([tokens.offsets + np.int32(start) for start, tokens in parts]),
+        np.concatenate([tokens.unknown for _, tokens in parts]),
+    )
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
+    """All pieces as (number of the text, offset, piece), about `BATCH` characters at a time."""
+    batch: list[tuple[int, int, str]] = []
+    size = 0
+    for number, text in enumerate(texts):
+        for start, piece in pieces(well_formed(text)):
+            batch.append((number, start, piece))
+            size += len(piece)
+            if size >= BATCH:
+                yield batch
+                batch, size = [], 0
+    yield batch
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` of the Hugging Face `tokenizers` library, truncation and padding off.
+
+    Attributes:
+        name: how reports call it.
+        fingerprint: hexadecimal SHA-256 of the file.
+        special_tokens: how many special tokens a single text gets (2 for BERT).
+    """
+
+    def __init__(self, data: bytes, name: str, *, specials_as_text: bool = False) -> None:
+        """Parse the bytes of a `tokenizer.json`; raises `ModelError` if they are not one.
+
+        `specials_as_text` reads "[SEP]" in a text as five characters; models read it as special.
+        """
+        try:
+            self._rust = RustTokenizer.from_str(data.decode())
+            model = json.loads(data)["model"]
+        except Exception as error:
+            raise ModelError(f"{name} is not a usable tokenizer.json ({error})") from error
+        self._rust.no_truncation()
+        self._rust.no_padding()
+        self._rust.encode_special_tokens = specials_as_text
+        self._unknown: int | None = model.get("unk_id")
+        if self._unknown is None and model.get("unk_token") is not None:
+            self._unknown = self._rust.token_to_id(model["unk_token"])
+        self.name: Final = name
+        self.fingerprint: Final = hashlib.sha256(data).hexdigest()
+        self.special_tokens: Final = int(self._rust.num_special_tokens_to_add(False))
+
+    @classmethod
+    def from_file(
+        cls, path: Path, name: str | None = None, *, specials_as_text: bool = False
+    ) -> HuggingFaceTokenizer:
+        """Read a `tokenizer.json`; raises `ModelError` if it cannot be read or is not one."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"the tokenizer {path} cannot be read ({error.strerror})") from error
+        return cls(data, name or str(path), specials_as_text=specials_as_text)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> HuggingFaceTokenizer:
+        """Parse the bytes of a `tokenizer.json`; raises `ModelError` if they are not one."""
+        return cls(data, name)
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """One `Tokens` per text, in order; raises `ModelError` if the encoder breaks down."""
+        found: list[list[tuple[int, Tokens]]] = [[] for _ in texts]
+        for batch in _batches(texts):
+            with _no_panic(self.name):
+                encodings = self._rust.encode_batch(
+                    [piece for _, _, piece in batch], add_special_tokens=False
+                )
+            for (number, start, _), encoding in zip(batch, encodings, strict=True):
+                found[number].append((start, self._tokens(encoding)))
+        return [_join(parts) for parts in found]
+
+    def _tokens(self, encoding: HuggingFaceEncoding) -> Tokens:
+        ids = np.array(encoding.ids, np.int32)
+        flat = np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(ids))
+        unknown = np.zeros(len(ids), np.bool_) if self._unknown is None else ids == self._unknown
+        return Tokens(ids, flat.reshape(-1, 2), unknown)
+
+    def count(self, text: str) -> int:
+        """How many tokens the text has, special tokens not included."""
+        with _no_panic(self.name):
+            return sum(
+                len(self._rust.encode_batch_fast([piece], add_special_tokens=False)[0])
+                for _, piece in pieces(well_formed(text))
+            )
+
+    def model_inputs(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids the model reads, special tokens included; nothing is cut off."""
+        with _no_panic(self.name):
+            encodings = self._rust.encode_batch_fast(list(map(well_formed, texts)))
+            return [encoding.ids for encoding in encodings]
+
+
+class TiktokenTokenizer:
+    """A byte-level BPE of the `tiktoken` library: every text has tokens, none is unknown."""
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self._encoding = encoding
+        self.name: Final = encoding.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of the pre-split pattern and the ranks."""
+        digest = hashlib.sha256(self._encoding._pat_str.encode())
+        ranks = self._encoding._mergeable_ranks
+        for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+            digest.update(b"\n%s %d" % (base64.b64encode(token), rank))
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """One `Tokens` per text, in order; raises `ModelError` if the encoder breaks down."""
+        return [
+            _join([(start, self._encode(part)) for start, part in pieces(well_formed(text))])
+            for text in texts
+        ]
+
+    def _encode(self, text: str) -> Tokens:
+        with _no_panic(self.name):
+            ids = np.array(self._encoding.encode_ordinary(text), dtype=np.int32)
+        kinds, kind = np.unique(ids, return_inverse=True)
+        lengths = [len(self._encoding.decode_single_token_bytes(int(token))) for token in kinds]
+        ends = np.cumsum(np.array(lengths, dtype=np.int64)[kind.reshape(-1)])
+        starts = np.concatenate([[0], ends[:-1]])[: len(ends)]
+        data = np.frombuffer(text.encode(), dtype=np.uint8)
+        if (given := ends[-1] if len(ends) else 0) != len(data):
+            raise ModelError(
+                f"the tokenizer {self.name!r} gave {given} of a text's {len(data)} bytes; choose "
+                f"another tokenizer"
+            )
+        # Which character a byte belongs to: UTF-8 continuation bytes are 10xxxxxx.
+        character = np.cumsum((data & 0xC0) != 0x80, dtype=np.int32) - 1
+        offsets = np.stack([character[starts], character[ends - 1] + 1], axis=1)
+        return Tokens(ids, offsets.astype(np.int32, copy=False), np.zeros(len(ids), np.bool_))
+
+    def count(self, text: str) -> int:
+        """How many tokens the text has; `<|endoftext|>` and its like are ordinary text."""
+        with _no_panic(self.name):
+            return sum(
+                len(self._encoding.encode_ordinary(piece)) for _, piece in pieces(well_formed(text))
+            )
+
+
+def parse_ranks(data: bytes) -> dict[bytes, int]:
+    """Ranks from a tiktoken file (`base64-token rank` per line); raises `ModelError`."""
+    pairs = (line.split() for line in data.splitlines())
+    try:
+        return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except ValueError as error:
+        raise ModelError(f"the file of tiktoken ranks is damaged ({error})") from error
+
+
+def budget_tokenizer(name: str = DEFAULT_BUDGET) -> Tokenizer:
+    """The tokenizer that counts a context's budget.
+
+    `name` is "ragembed-32k" (ships with the package), the path of a `tokenizer.json`, or an
+    encoding or model tiktoken knows ("gpt2", "cl100k_base", "gpt-4o"). Only the last kind is
+    ever fetched, and only when tiktoken's cache lacks it.
+
+    Raises `InvalidInput` if there is no such tokenizer or it cannot be fetched, `ModelError` if
+    its file is damaged, `StorageError` if the cache cannot be written.
+
+    >>> budget_tokenizer().count("How are documents chunked?")
+    6
+    """
+    if name == DEFAULT_BUDGET:
+        return _own_tokenizer()
+    if name.endswith(".json"):
+        path = Path(name)
+        if not path.is_file():
+            raise InvalidInput(f"there is no tokenizer file {name}; give the path of a file")
+        return HuggingFaceTokenizer.from_file(path, name, specials_as_text=True)
+    known = tiktoken.list_encoding_names()
+    try:
+        encoding = name if name in known else tiktoken.encoding_name_for_model(name)
+    except KeyError:
+        raise InvalidInput(
+            f"there is no tokenizer {name!r}; use {DEFAULT_BUDGET}, the path of a "
+            f"tokenizer.json, or a tiktoken encoding ({', '.join(sorted(known))})"
+        ) from None
+    for url, cached in tiktoken_files(encoding).items():
+        _ensure_cached(encoding, url, cached)
+    return TiktokenTokenizer(tiktoken.get_encoding(encoding))
+
+
+def _own_tokenizer() -> TiktokenTokenizer:
+    data = Path(__file__).with_name(f"{DEFAULT_BUDGET}.tiktoken").read_bytes()
+    if (found := hashlib.sha256(data).hexdigest()) != RANKS_SHA256:
+        raise ModelError(
+            f"{DEFAULT_BUDGET}.tiktoken is damaged (SHA-256 {found[:12]}, expected "
+            f"{RANKS_SHA256[:12]}); install ragembed again"
+        )
+    encoding = tiktoken.Encoding(
+        DEFAULT_BUDGET, pat_str=PATTERN, mergeable_ranks=parse_ranks(data), special_tokens={}
+    )
+    return TiktokenTokenizer(encoding)
+
+
+def tiktoken_files(encoding: str) -> dict[str, Path]:
+    """Address and place in tiktoken's cache of each file an encoding needs; {} if not known.
+
+    The cache is `TIKTOKEN_CACHE_DIR`, else `DATA_GYM_CACHE_DIR`, else a folder of the system's
+    temporary files. Raises `InvalidInput` if the variable is set to nothing (no cache).
+    """
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
+    if folder == "":
+        raise InvalidInput(
+            f"the tokenizer {encoding!r} needs tiktoken's cache, which an empty "
+            f"TIKTOKEN_CACHE_DIR switches off; set it to a folder"
+        )
+    cache = Path(folder or Path(tempfile.gettempdir(), "data-gym-cache"))
+    file = f"{_SAME_RANKS.get(encoding, encoding)}.tiktoken"
+    addresses = [f"encodings/{file}"] if file in _SHA256 else []
+    urls = [_HOST + address for address in (_GPT2_FILES if encoding == "gpt2" else addresses)]
+    names = [hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest() for url in urls]
+    return {url: cache / name for url, name in zip(urls, names, strict=True)}
+
+
+def _ensure_cached(encoding: str, url: str, cached: Path) -> None:
+    """Put the file where tiktoken looks for it; tiktoken's own download has no timeout."""
+    expected = _SHA256[url.rpartition("/")[2]]
+    if cached.is_file() and hashlib.sha256(cached.read_bytes()).hexdigest() == expected:
+        return
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as answer:
+            data: bytes = answer.read()
+    except (OSError, HTTPException) as error:
+        raise InvalidInput(
+            f"the tokenizer {encoding!r} is not in tiktoken's cache and cannot be fetched "
+            f"({getattr(error, 'reason', error)}): put {url} at {cached}, or set "
+            f"TIKTOKEN_CACHE_DIR to a folder that has {cached.name}, or use {DEFAULT_BUDGET}"
+        ) from error
+    if (found := hashlib.sha256(data).hexdigest()) != expected:
+        raise ModelError(f"{url} gave SHA-256 {found}, not the {expected} that was expected")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, cached)
+    except OSError as error:
+        raise StorageError(f"{cached} cannot be written ({error.strerror})") from error
