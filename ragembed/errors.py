@@ -21,7 +21,10 @@ A message says what is wrong, with the numbers, and what to do. Front ends print
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from ragembed.types import SyncReport
 
 
 class RagembedError(Exception):
@@ -69,9 +72,13 @@ class ReadError(RagembedError):
 
 
 class MassDelete(RagembedError):
-    """A sync would have removed most of a root; everything else was done."""
+    """A sync would have removed most of a root; everything else was done, as `report` says."""
 
     http_status = 409
+
+    def __init__(self, message: str, report: SyncReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class IndexFailure(RagembedError):

@@ -6,8 +6,8 @@ results (`Hit`, `Context`, `SyncReport`, ...) are those of the JSON that the com
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Format = Literal["text", "markdown", "rst", "code", "html", "pdf"]
@@ -132,7 +132,8 @@ class Hit:
 
     `score` orders the hits: the fused figure in hybrid mode, else the leg's own. `dense` is the
     cosine of the best window in [-1, 1] or None, `lexical` the raw BM25 or None. `highlights`
-    are the best window and, within it, the best sentence, relative to `text`.
+    are the best window and, within it, the best sentence, relative to `text`; `words` the spans of
+    the words that matched. `file_sha256` is that of the file (or text) when it was indexed.
     """
 
     rank: int
@@ -153,15 +154,26 @@ class Hit:
     passage_id: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
     also: tuple[Place, ...] = ()
+    words: tuple[tuple[int, int], ...] = ()
+    file_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchResult:
-    """The hits of one query, best first."""
+    """The hits of one query, best first; iterates as they do."""
 
     query: str
     mode: Mode
     hits: tuple[Hit, ...]
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, index: int) -> Hit:
+        return self.hits[index]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,3 +264,9 @@ class Verification:
 
     ok: bool
     problems: tuple[Problem, ...]
+
+
+def to_json(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any result dataclass
+    """A result as plain JSON types, with the same field names."""
+    plain: dict[str, Any] = asdict(value)
+    return plain

@@ -50,13 +50,17 @@ def cut(
             continue
         left = ends[first : last - 1] - before  # size left of each inner cut
         inner = strength[first + 1 : last]
-        off_middle = np.where(inner == inner.min(), np.abs(2 * left - total), np.iinfo(np.int64).max)
+        off_middle = np.where(
+            inner == inner.min(), np.abs(2 * left - total), np.iinfo(np.int64).max
+        )
         at = first + 1 + int(np.argmin(off_middle))
         stack += [(at, last), (first, at)]  # the left part is finished first: pieces stay in order
     return pieces
 
 
-def context_hashes(code_points: NDArray[np.uint32], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+def context_hashes(
+    code_points: NDArray[np.uint32], starts: NDArray[np.int64]
+) -> NDArray[np.uint64]:
     """A 64-bit hash of the `CONTEXT` characters from each start on.
 
     Args:

@@ -102,9 +102,7 @@ class _Atoms:
     classes: NDArray[np.int64]
 
 
-def _atoms(
-    text: str, blocks: Sequence[Block], table: TokenTable, config: ChunkingConfig
-) -> _Atoms:
+def _atoms(text: str, blocks: Sequence[Block], table: TokenTable, config: ChunkingConfig) -> _Atoms:
     starts = np.array([block.start for block in blocks], dtype=np.int64)
     ends = np.array([block.end for block in blocks], dtype=np.int64)
     sizes = table.sizes(starts, ends, config.characters_per_token)

@@ -60,7 +60,8 @@ class TokenTable:
     ) -> NDArray[np.int64]:
         """Sizes (n,) of spans: tokens, or characters / `characters_per_token` where that is more."""
         tokens = np.searchsorted(self.starts, ends) - np.searchsorted(self.starts, starts)
-        return np.maximum(tokens, -(-(ends - starts) // characters_per_token)).astype(np.int64)
+        by_length = -(-(ends - starts) // characters_per_token)
+        return np.asarray(np.maximum(tokens, by_length), dtype=np.int64)
 
 
 def slide(
@@ -90,7 +91,9 @@ def _spans(
     first, covered = 0, 0  # units
     last = len(units) - 1
     while covered < last:
-        reach = min(first + config.window, int(np.searchsorted(units, units[first] + cap, "right")) - 1)
+        reach = min(
+            first + config.window, int(np.searchsorted(units, units[first] + cap, "right")) - 1
+        )
         stop = last if reach >= last else _snap(safe, reach, max(covered, first) + 1)
         spans.append(_trim(text, int(units[first]), int(units[stop])))
         covered = stop

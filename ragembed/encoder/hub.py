@@ -32,9 +32,7 @@ def find_or_download(name: str) -> Path:
         )
     repository = name if "/" in name else f"sentence-transformers/{name}"
     try:
-        return Path(
-            snapshot_download(repository, allow_patterns=_WANTED, local_files_only=True)
-        )
+        return Path(snapshot_download(repository, allow_patterns=_WANTED, local_files_only=True))
     except LocalEntryNotFoundError:
         pass  # not in the cache: ask the hub
     try:

@@ -40,7 +40,7 @@ class PoolingEncoder(nn.Module):
     Attributes:
         config: the shape of the network.
         tokenizer: the checkpoint's own tokenizer.
-        prompts: text put in front of a `query` or a `document`; empty where the checkpoint has none.
+        prompts: text put in front of a `query` or a `document`, where the checkpoint has one.
         name: what the weights were asked for as.
         fingerprint: SHA-256 over weights, tokenizer, pooling, prompts, normalisation, dimension.
     """
@@ -78,6 +78,12 @@ class PoolingEncoder(nn.Module):
         """d, the length of each vector."""
         return self.config.hidden_size
 
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a document piece, without specials and prompt."""
+        prompt = self.tokenizer.count(self.prompts.get("document", ""))
+        return self.config.max_length - self.tokenizer.special_tokens - prompt
+
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Token ids (B, L), padded on the right, to vectors (B, D) float32.
 
@@ -98,10 +104,8 @@ class PoolingEncoder(nn.Module):
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the matrix products; float32 for an encoder without blocks."""
-        for block in self.transformer.blocks:
-            dtype: torch.dtype = block.attention.qkv.weight.dtype
-            return dtype
-        return torch.float32
+        maps = (part for part in self.transformer.modules() if isinstance(part, nn.Linear))
+        return next((part.weight.dtype for part in maps), torch.float32)
 
     @property
     def device(self) -> torch.device:
@@ -165,9 +169,9 @@ class PoolingEncoder(nn.Module):
         return inference.encode(self, texts, long=long, progress=progress)
 
     def encode_query(
-        self, texts: Sequence[str], *, long: LongText = "error", progress: bool = False
+        self, texts: Sequence[str], *, long: LongText = "mean", progress: bool = False
     ) -> NDArray[np.float32]:
-        """Vectors of queries, with the checkpoint's query prompt; otherwise as `encode`."""
+        """Vectors of queries, with the checkpoint's query prompt; a long one is averaged."""
         return self._encode_with("query", texts, long, progress)
 
     def encode_document(

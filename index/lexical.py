@@ -1,0 +1,217 @@
+"""The lexical leg: BM25 by tantivy over analysed terms.
+
+tantivy is derived from the database and rebuilt when it is missing, stale or damaged. One marker
+document carries the generation that a commit reflects, so that it changes in the same commit as the
+passages. Queries are built from terms, never parsed: nothing a user types is syntax. Every file
+tantivy writes ends in a CRC-32 of its content, which is checked before the file is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import tantivy
+from ragembed.index.analysis import ANALYSER_VERSION
+
+DIRECTORY = f"lexical-{ANALYSER_VERSION}"
+# Share of a match in title or headings beside one in the text (docs/benchmarks.md).
+TITLE_BOOST = 0.3
+MAX_TERMS = 1024  # of a query, the first ones
+_FOOTER_MAGIC = 1337
+_HEAP = 64_000_000  # bytes tantivy may use before it writes a segment
+_MARKER = ("marker", "generation")
+
+
+class LexicalFailure(Exception):
+    """tantivy's files cannot be used; they are to be built again from the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassageTerms:
+    """What the lexical leg knows of a passage: its id and terms with repetitions."""
+
+    passage_id: int
+    body: Sequence[str]
+    title: Sequence[str]
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("passage", indexed=True, fast=True)
+    builder.add_text_field("body", tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("title", tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("marker", tokenizer_name="raw", index_option="basic")
+    builder.add_unsigned_field("generation", fast=True)
+    builder.add_unsigned_field("last_passage", fast=True)
+    return builder.build()
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """tantivy reports damage as ValueError, or panics, which is no Exception."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        raise LexicalFailure(str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise LexicalFailure(f"tantivy gave up: {error}") from error
+
+
+class LexicalIndex:
+    """A tantivy index on disk, or in memory where the disk cannot be written."""
+
+    def __init__(self, index: tantivy.Index) -> None:
+        self._index = index
+        self._writer: tantivy.IndexWriter | None = None
+        self.reload()
+
+    @classmethod
+    def open(cls, directory: Path) -> LexicalIndex:
+        """Open checked files; raises LexicalFailure when there are none, or damaged ones."""
+        path = directory / DIRECTORY
+        if not (path / "meta.json").is_file():
+            raise LexicalFailure("there are no lexical files")
+        if damaged := damaged_files(path):
+            raise LexicalFailure(f"{damaged[0]} is damaged")
+        with _guarded():
+            return cls(tantivy.Index(_schema(), path=str(path)))
+
+    @classmethod
+    def create(cls, directory: Path) -> LexicalIndex:
+        """Start anew on disk; whatever was there is dropped."""
+        for old in directory.glob("lexical-*"):
+            shutil.rmtree(old)
+        path = directory / DIRECTORY
+        path.mkdir(mode=0o700)
+        with _guarded():
+            return cls(tantivy.Index(_schema(), path=str(path)))
+
+    @classmethod
+    def in_memory(cls) -> LexicalIndex:
+        """An empty index that leaves no trace."""
+        return cls(tantivy.Index(_schema()))
+
+    def reload(self) -> None:
+        """See the newest commit."""
+        with _guarded():
+            self._index.reload()
+            self._searcher = self._index.searcher()
+            marker = tantivy.Query.term_query(self._index.schema, *_MARKER, "basic")
+            found = [address for _, address in self._searcher.search(marker, 1).hits]
+            generation = self._searcher.fast_field_values("generation", found)
+            last = self._searcher.fast_field_values("last_passage", found)
+        self.generation = int(generation[0] or 0) if generation else 0
+        self.last_passage = int(last[0] or 0) if last else 0
+
+    @property
+    def passages(self) -> int:
+        """Passages in the newest commit."""
+        return max(0, self._searcher.num_docs - 1)
+
+    def apply(
+        self, generation: int, last_passage: int, add: Iterable[PassageTerms], remove: Iterable[int]
+    ) -> None:
+        """Add and remove passages in one commit that carries the generation it reflects."""
+        with _guarded():
+            if self._writer is None:
+                self._writer = self._index.writer(_HEAP, 1)
+            for passage_id in remove:
+                self._writer.delete_documents_by_term("passage", passage_id)
+            for passage in add:
+                document = tantivy.Document()
+                document.add_unsigned("passage", passage.passage_id)
+                document.add_text("body", " ".join(passage.body))
+                if passage.title:
+                    document.add_text("title", " ".join(passage.title))
+                self._writer.add_document(document)
+            self._writer.delete_documents_by_term(*_MARKER)
+            marker = tantivy.Document()
+            marker.add_text(*_MARKER)
+            marker.add_unsigned("generation", generation)
+            marker.add_unsigned("last_passage", last_passage)
+            self._writer.add_document(marker)
+            self._writer.commit()
+        self.reload()
+
+    def close(self) -> None:
+        """Let background merges finish and release the writer."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with _guarded():
+                writer.wait_merging_threads()
+            self.reload()
+
+    def search(self, terms: Sequence[str], k: int) -> list[tuple[int, float]]:
+        """The k best passages for any of the terms: (passage id, BM25), best first, ties by id."""
+        return self._run(self._any_of(terms), k)
+
+    def score(self, terms: Sequence[str], passage_ids: Sequence[int]) -> dict[int, float]:
+        """BM25 of given passages; those that hold none of the terms are left out."""
+        if not passage_ids:
+            return {}
+        chosen = tantivy.Query.term_set_query(self._index.schema, "passage", list(passage_ids))
+        query = tantivy.Query.boolean_query(
+            [
+                (tantivy.Occur.Must, self._any_of(terms)),
+                (tantivy.Occur.Must, tantivy.Query.const_score_query(chosen, 0.0)),
+            ]
+        )
+        return dict(self._run(query, len(passage_ids)))
+
+    def document_frequency(self, term: str) -> int:
+        """Passages whose text holds a term."""
+        return int(self._searcher.doc_freq("body", term))
+
+    def _run(self, query: tantivy.Query, k: int) -> list[tuple[int, float]]:
+        with _guarded():
+            hits = self._searcher.search(query, k, count=False).hits
+            ids = self._searcher.fast_field_values("passage", [address for _, address in hits])
+        found = [(int(i), float(s)) for i, (s, _) in zip(ids, hits, strict=True) if i is not None]
+        return sorted(found, key=lambda hit: (-hit[1], hit[0]))
+
+    def _any_of(self, terms: Sequence[str]) -> tantivy.Query:
+        schema = self._index.schema
+        clauses = []
+        for term in terms[:MAX_TERMS]:
+            body = tantivy.Query.term_query(schema, "body", term, "freq")
+            title = tantivy.Query.term_query(schema, "title", term, "freq")
+            clauses.append((tantivy.Occur.Should, body))
+            clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, TITLE_BOOST)))
+        return tantivy.Query.boolean_query(clauses) if clauses else tantivy.Query.empty_query()
+
+
+def damaged_files(path: Path) -> list[str]:
+    """Names of the files of the newest commit that are missing or do not match their CRC-32."""
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        segments = [segment["segment_id"].replace("-", "") for segment in meta["segments"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ["meta.json"]
+    damaged = []
+    for segment in segments:
+        files = sorted(path.glob(f"{segment}.*"))
+        if {file.suffix for file in files} < {".fast", ".fieldnorm", ".idx", ".store", ".term"}:
+            damaged.append(f"{segment}.*")
+        damaged += [file.name for file in files if not _crc_matches(file)]
+    return damaged
+
+
+def _crc_matches(file: Path) -> bool:
+    """The footer: content, JSON with its "crc", the JSON's length, a magic number (both u32)."""
+    try:
+        data = file.read_bytes()
+        length, magic = struct.unpack("<II", data[-8:])
+        footer = json.loads(data[-8 - length : -8])
+        content = memoryview(data)[: -8 - length]
+        return magic == _FOOTER_MAGIC and zlib.crc32(content) == int(footer["crc"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        return False

@@ -1,0 +1,52 @@
+"""One writer: an exclusive lock on the file LOCK, released by the system when its holder dies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import portalocker
+from ragembed.index.schema import storage_errors
+
+from ragembed.errors import IndexLocked
+
+LOCK = "LOCK"
+
+
+@contextmanager
+def writer_lock(directory: Path) -> Iterator[None]:
+    """Hold the writer's lock while the block runs. The file is never unlinked.
+
+    Raises:
+        IndexLocked: another process (or another writer of this one) holds it; its pid is named.
+        StorageError: the directory cannot be written.
+    """
+    path = directory / LOCK
+    with storage_errors(directory):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    with os.fdopen(descriptor, "r+", encoding="ascii") as file:
+        try:
+            portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
+        except portalocker.LockException:
+            raise IndexLocked(
+                f"another writer{_holder(path)} holds {path}; wait until it is done"
+            ) from None
+        try:
+            with storage_errors(directory):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+            yield
+        finally:
+            portalocker.unlock(file)
+
+
+def _holder(path: Path) -> str:
+    """The pid in the lock file; advice only, it may be gone or not readable."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError):
+        return ""
+    return f" (process {text})" if text.isdigit() else ""

@@ -1,0 +1,119 @@
+"""The rows that go into and come out of the index: plain values, named as the tables' columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What tells a changed file from an unchanged one; `checked_ns` is when it was looked at."""
+
+    sha256: bytes
+    size: int = 0
+    mtime_ns: int = 0
+    inode: int = 0
+    checked_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """A window: [start, end) in the source text, and the SHA-256 of what the encoder reads."""
+
+    start: int
+    end: int
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PassageRow:
+    """A passage with its place and its windows."""
+
+    start: int
+    end: int
+    lines: tuple[int, int] | None
+    page: int | None
+    heading: tuple[str, ...]
+    tokens: int
+    unknown: int
+    text: str
+    windows: tuple[WindowRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentRow:
+    """A document to be stored; `root_id` is None for a text that is no file."""
+
+    root_id: int | None
+    path: bytes
+    facts: FileFacts
+    format: str
+    encoding: str
+    language: str
+    title: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    replaced: int = 0
+    text: str
+    passages: tuple[PassageRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A document as catalogued, without its text."""
+
+    id: int
+    root_id: int | None
+    path: bytes
+    facts: FileFacts
+    format: str
+    encoding: str
+    title: str
+    metadata: Mapping[str, Any]
+    passages: int
+    windows: int
+    tokens: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassage:
+    """A passage as stored, with what a hit shows of its document."""
+
+    id: int
+    document_id: int
+    start: int
+    end: int
+    lines: tuple[int, int] | None
+    page: int | None
+    heading: tuple[str, ...]
+    tokens: int
+    unknown: int
+    text: str
+    root_id: int | None
+    path: bytes
+    title: str
+    language: str
+    metadata: Mapping[str, Any]
+    file_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRoot:
+    """A root: a folder, or a folder and the one file of it that counts."""
+
+    id: int
+    path: bytes
+    file: bytes
+    scan: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model whose vectors are in the index."""
+
+    id: int
+    name: str
+    fingerprint: str
+    dimension: int

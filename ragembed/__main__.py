@@ -1,0 +1,5 @@
+"""`python -m ragembed` is the command line."""
+
+from ragembed.cli.main import main
+
+main()

@@ -1,0 +1,312 @@
+"""Corpus: the one door to an index. Command line, HTTP, MCP and adapters all come through it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from ragembed.config import (
+    ChunkingConfig,
+    ContextConfig,
+    ContextFormat,
+    InferenceConfig,
+    RetrievalConfig,
+    ScanConfig,
+)
+from ragembed.context import build_context
+from ragembed.encoder.embedder import Embedder
+from ragembed.errors import ModelMismatch
+from ragembed.index import schema
+from ragembed.index.rows import StoredDocument
+from ragembed.index.snapshot import Searcher
+from ragembed.index.store import Store
+from ragembed.index.verify import verify
+from ragembed.indexer import Listener, embedder_name
+from ragembed.retriever import Retriever
+from ragembed.status import describe
+from ragembed.sync import Syncer, SyncOptions, Tools, remove_names
+from ragembed.texts import add_texts, delete_texts
+from ragembed.tokenizer import DEFAULT_BUDGET, Tokenizer, budget_tokenizer
+from ragembed.types import (
+    Context,
+    Document,
+    Mode,
+    SearchResult,
+    Status,
+    SyncReport,
+    Verification,
+)
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
+
+class Corpus:
+    """An index directory with the means to fill it and to ask it.
+
+    >>> import ragembed, tempfile
+    >>> corpus = ragembed.open(tempfile.mkdtemp())
+    >>> report = corpus.add([ragembed.Document(id="faq-1", text="Passages are cut at headings.")])
+    >>> corpus.search("Where does a passage end?", k=1)[0].path
+    'faq-1'
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        create: bool = True,
+        encoder: Embedder | None = None,
+        model: str | Path | None = None,
+        chunking: ChunkingConfig | None = None,
+        inference: InferenceConfig | None = None,
+        retrieval: RetrievalConfig | None = None,
+    ) -> None:
+        """Open an index; nothing is loaded before it is needed.
+
+        Args:
+            directory: of the index; an empty one is an empty index.
+            create: make it if it is not there.
+            encoder: any `Embedder`, in place of a checkpoint.
+            model: name or folder of a checkpoint; None takes the index's own, or the default.
+            chunking: lengths for a new index; an existing one has its own.
+            inference: device and dtype.
+            retrieval: candidates and fusion weight.
+
+        Raises:
+            IndexNotFound: there is none, and `create` is false.
+            NotAnIndex, IndexVersionError, IndexDamaged, StorageError.
+        """
+        self.directory = Path(directory)
+        self._encoder = encoder
+        self._encoder_checked = False
+        self._model = model
+        self._chunking = chunking
+        self._inference = inference or InferenceConfig()
+        self._retrieval = retrieval or RetrievalConfig()
+        self._searcher: Searcher | None = None
+        self._loading = threading.Lock()
+        if create and not schema.exists(self.directory):
+            schema.create(self.directory)
+        self._with_searcher()  # says at once what is wrong with the directory
+
+    def close(self) -> None:
+        """Release the index's files."""
+        if self._searcher is not None:
+            self._searcher.close()
+            self._searcher = None
+
+    def __enter__(self) -> Corpus:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def sync(
+        self,
+        *paths: str | Path,
+        scan: ScanConfig | None = None,
+        prune: bool = True,
+        allow_mass_delete: bool = False,
+        dry_run: bool = False,
+        listener: Listener | None = None,
+    ) -> SyncReport:
+        """Bring the index into step with folders and files; without paths, with all known roots.
+
+        Args:
+            paths: roots, or parts of known roots.
+            scan: which files count, from now on; None keeps what each root has.
+            prune: remove documents whose files are gone.
+            allow_mass_delete: even if that is most of a root.
+            dry_run: report what would happen and change nothing.
+            listener: called after each batch.
+
+        Raises:
+            InvalidInput: a path that is not there.
+            IndexLocked: another process is writing.
+            MassDelete: a root seems to be missing; all else was done, `.report` says what.
+            ModelMismatch: the index was built with another model or chunking.
+        """
+        if self.model_was_named:
+            self.embedder()  # a mismatch is to be known before anything is done
+        options = SyncOptions(scan, prune, allow_mass_delete, dry_run)
+        return Syncer(self.directory, self._tools(), options, listener).run(paths)
+
+    def add(self, documents: Iterable[Document], *, listener: Listener | None = None) -> SyncReport:
+        """Store texts that are no files; one with a known id takes the other's place.
+
+        Raises:
+            InvalidInput: a blank id or text, an id given twice, metadata that JSON cannot hold;
+                nothing is stored then.
+        """
+        return add_texts(self.directory, self._tools(), documents, listener)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Remove added texts by id; returns how many there were."""
+        return delete_texts(self.directory, ids)
+
+    def remove(self, names: Sequence[str]) -> int:
+        """Remove roots, folders, files or texts from the index; the files themselves stay.
+
+        Returns how many documents there were.
+
+        Raises:
+            InvalidInput: a name that the index does not know; nothing is removed then.
+        """
+        return remove_names(self.directory, names)
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def search(self, query: str, *, k: int = 10, mode: Mode = "hybrid") -> SearchResult:
+        """The k best passages for a query.
+
+        Raises:
+            InvalidInput: a blank query, or a k or mode that there is not.
+            ModelMismatch: the model at hand is not the index's.
+        """
+        return self._retriever().search(query, k, mode)
+
+    def context(
+        self,
+        question: str,
+        *,
+        max_tokens: int = 2000,
+        tokenizer: str | Tokenizer = DEFAULT_BUDGET,
+        format: ContextFormat = "markdown",
+    ) -> Context:
+        """Text that grounds an answer, of at most `max_tokens` tokens, with its sources.
+
+        Args:
+            question: what is to be answered.
+            max_tokens: bound on the whole rendered text.
+            tokenizer: counts the budget: a name (see `budget_tokenizer`) or a Tokenizer.
+            format: how the text is rendered.
+
+        Raises:
+            InvalidInput: a blank question, a budget below 0, an unknown tokenizer.
+        """
+        counter = budget_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        config = ContextConfig(max_tokens=max_tokens, tokenizer=counter.name, format=format)
+        found = self._retriever().search(
+            question, self._retrieval.candidates, "hybrid", nearest_sentence=False
+        )
+        return build_context(question, found.hits, counter, config)
+
+    def documents(self) -> list[StoredDocument]:
+        """All documents, by root and path."""
+        searcher = self._with_searcher()
+        with searcher.store.snapshot():
+            return searcher.store.documents()
+
+    def status(self) -> Status:
+        """What the index holds and what is wrong with it."""
+        return describe(self._with_searcher().store)
+
+    def verify(self) -> Verification:
+        """Check everything against everything; see `ragembed.index.verify`."""
+        problems = tuple(verify(self.directory))
+        return Verification(ok=not problems, problems=problems)
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        """The database, for reading."""
+        return self._with_searcher().store
+
+    def embedder(self) -> Embedder:
+        """The embedder, loaded when first asked for and checked against the index.
+
+        Raises:
+            ModelNotFound, ModelError: it cannot be loaded.
+            ModelMismatch: the index holds vectors of another one.
+        """
+        with self._loading:
+            if self._encoder is None:
+                self._encoder = self._load()
+            if not self._encoder_checked:
+                self._check_model(self._encoder)
+                self._encoder_checked = True
+            return self._encoder
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that documents are cut with: the embedder's, if it has one."""
+        own: Tokenizer | None = getattr(self.embedder(), "tokenizer", None)
+        return own if own is not None else budget_tokenizer()
+
+    def chunking(self, store: Store) -> ChunkingConfig:
+        """How this index cuts documents.
+
+        Raises:
+            ModelMismatch: other settings were asked for than the index was built with.
+        """
+        stored = store.setting("chunking")
+        if stored is None:
+            return self._chunking or ChunkingConfig()
+        config = ChunkingConfig.from_json(json.loads(stored))
+        if self._chunking is not None and self._chunking != config:
+            raise ModelMismatch(
+                f"the index in {self.directory} was cut with --window {config.window} --overlap "
+                f"{config.overlap}: leave these options out, or build a new index: "
+                f"`{rebuild_command(store)} --window {self._chunking.window} "
+                f"--overlap {self._chunking.overlap}`"
+            )
+        return config
+
+    @property
+    def model_was_named(self) -> bool:
+        """Whether the caller asked for a certain model, rather than the index's own."""
+        return self._model is not None or self._encoder is not None
+
+    def _tools(self) -> Tools:
+        return Tools(self.embedder, self.tokenizer, self.chunking)
+
+    def _with_searcher(self) -> Searcher:
+        if self._searcher is None:
+            self._searcher = Searcher(self.directory)
+        return self._searcher
+
+    def _retriever(self) -> Retriever:
+        return Retriever(self._with_searcher(), self.embedder, self.tokenizer, self._retrieval)
+
+    def _load(self) -> Embedder:
+        # torch takes a second to import; lexical search, status and unchanged syncs do without it.
+        from ragembed.encoder.model import PoolingEncoder
+
+        stored = self.store.model()
+        name = self._model or (stored.name if stored else DEFAULT_MODEL)
+        if os.path.isdir(name):
+            name = os.path.abspath(name)  # the index may be opened from elsewhere
+        return PoolingEncoder.from_pretrained(
+            name,
+            device=self._inference.device,
+            dtype=self._inference.dtype,
+            batch_tokens=self._inference.batch_tokens,
+        )
+
+    def _check_model(self, embedder: Embedder) -> None:
+        stored = self.store.model()
+        if stored is None or stored.fingerprint == embedder.fingerprint:
+            return
+        name = embedder_name(embedder)
+        raise ModelMismatch(
+            f"the index in {self.directory} holds vectors of {stored.name} "
+            f"({stored.fingerprint[:12]}) and {name} ({embedder.fingerprint[:12]}) gives others: "
+            f"use {stored.name}, or build a new index: `{rebuild_command(self.store)} --model {name}`"
+        )
+
+
+def rebuild_command(store: Store) -> str:
+    """The command that indexes the same roots anew beside this index."""
+    roots = [os.path.join(r.path, r.file) if r.file else r.path for r in store.roots()]
+    paths = " ".join(shlex.quote(os.fsdecode(path)) for path in roots) or "PATH"
+    return f"ragembed index --index NEW {paths}"
+

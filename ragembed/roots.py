@@ -1,0 +1,95 @@
+"""Which roots, and which part of each, a sync is about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ragembed.config import ScanConfig
+from ragembed.errors import InvalidInput
+from ragembed.index.rows import StoredRoot
+
+_SEPARATOR = b"/"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A root, or the part of it below `subtree`, to be brought up to date.
+
+    `root_id` is None for a root the index does not know yet; `absorbs` are known roots inside a new
+    one, whose documents become its own.
+    """
+
+    path: bytes
+    file: bytes
+    subtree: bytes
+    config: ScanConfig
+    root_id: int | None
+    absorbs: tuple[StoredRoot, ...] = ()
+
+    @property
+    def display(self) -> str:
+        """The target's absolute path for people."""
+        parts = [part for part in (self.path, self.file or self.subtree) if part]
+        return os.fsdecode(_SEPARATOR.join(parts))
+
+
+def targets(
+    known: Sequence[StoredRoot], paths: Sequence[str | Path], config: ScanConfig | None
+) -> list[Target]:
+    """The targets that paths stand for; without any path, all known roots.
+
+    A path inside a known root is a part of it; any other is a root of its own.
+
+    Args:
+        known: the roots in the index.
+        paths: files and folders, relative to the working directory or absolute.
+        config: scan settings for these roots from now on; None keeps what each root has.
+
+    Raises:
+        InvalidInput: a path that is not there, or nothing to do.
+    """
+    if not paths:
+        if not known:
+            raise InvalidInput("the index knows no folder yet: `ragembed index PATH` adds one")
+        return [Target(r.path, r.file, b"", _config(r, config), r.id) for r in known]
+    found: dict[tuple[bytes, bytes, bytes], Target] = {}
+    for path in paths:
+        target = _target(known, os.fsencode(path), config)
+        found[target.path, target.file, target.subtree] = target
+    return list(found.values())
+
+
+def _target(known: Sequence[StoredRoot], path: bytes, config: ScanConfig | None) -> Target:
+    real = os.path.realpath(path)
+    shown = os.fsdecode(path)
+    is_folder = os.path.isdir(real)
+    if not is_folder and not os.path.lexists(real):
+        raise InvalidInput(f"there is no file or folder {shown!r}")
+    for root in known:
+        if not root.file and (inside := relative(root.path, real)) is not None:
+            return Target(root.path, b"", inside, _config(root, config), root.id)
+        if root.file and os.path.join(root.path, root.file) == real:
+            return Target(root.path, root.file, b"", _config(root, config), root.id)
+    settings = config or ScanConfig()
+    if not is_folder:
+        return Target(os.path.dirname(real), os.path.basename(real), b"", settings, None)
+    inner = tuple(root for root in known if relative(real, root.path) is not None)
+    return Target(real, b"", b"", settings, None, inner)
+
+
+def relative(root: bytes, path: bytes) -> bytes | None:
+    """`path` below `root` with '/' between its parts, b"" for the root itself, None outside."""
+    if path == root:
+        return b""
+    prefix = root if root.endswith(os.fsencode(os.sep)) else root + os.fsencode(os.sep)
+    if not path.startswith(prefix):
+        return None
+    return path[len(prefix) :].replace(os.fsencode(os.sep), _SEPARATOR)
+
+
+def _config(root: StoredRoot, config: ScanConfig | None) -> ScanConfig:
+    return config if config is not None else ScanConfig.from_json(root.scan)
+

@@ -1,0 +1,80 @@
+"""What an index holds and what is wrong with it, from its database and the sizes of its files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+from ragembed.index.store import Store
+from ragembed.retriever import display_path
+from ragembed.types import ModelInfo, Problem, Root, Status
+
+UNKNOWN_WARNING = 0.05  # share of unknown tokens above which a document is named
+
+
+def describe(store: Store) -> Status:
+    """The status of an index; reads no vector and loads no model."""
+    with store.snapshot():
+        documents, passages, windows = store.counts()
+        model = store.model()
+        roots = store.roots()
+        problems = [*_unknown_problems(store), *_skipped_problems(store)]
+        problems += [
+            Problem(
+                "root_missing",
+                os.fsdecode(root.path),
+                "mount or restore it, or `ragembed remove` it; its documents are kept until then",
+            )
+            for root in roots
+            if not os.path.isdir(root.path)
+        ]
+        for checkpoint in store.checkpoints(model.id)[:1] if model else []:
+            file = store.directory / checkpoint.file
+            if not file.is_file() or file.stat().st_size != checkpoint.size:
+                problems.append(
+                    Problem("faiss", f"{file} is missing or cut", "`ragembed index` writes it again")
+                )
+    return Status(
+        documents=documents,
+        passages=passages,
+        windows=windows,
+        roots=tuple(
+            Root(r.id, os.fsdecode(os.path.join(r.path, r.file) if r.file else r.path)) for r in roots
+        ),
+        model=ModelInfo(model.name, model.dimension, model.fingerprint)
+        if model
+        else ModelInfo("", 0, ""),
+        disk_bytes=sum(f.stat().st_size for f in store.directory.rglob("*") if f.is_file()),
+        problems=tuple(problems),
+    )
+
+
+def _unknown_problems(store: Store) -> list[Problem]:
+    heavy = [
+        (document, share)
+        for document in store.documents()
+        if (share := document.unknown / max(1, document.tokens)) > UNKNOWN_WARNING
+    ]
+    if not heavy:
+        return []
+    worst, share = max(heavy, key=lambda pair: pair[1])
+    return [
+        Problem(
+            "unknown_tokens",
+            f"the model does not know over {UNKNOWN_WARNING:.0%} of the tokens of {len(heavy)} "
+            f"documents; most in {display_path(worst.path)} ({share:.0%})",
+            "they are found by their words; for meaning, index with a multilingual model (--model)",
+        )
+    ]
+
+
+def _skipped_problems(store: Store) -> list[Problem]:
+    counts = Counter(code for _, _, code, _ in store.skipped())
+    return [
+        Problem(
+            "skipped",
+            f"{count} files were skipped as {code}",
+            "`ragembed ls --skipped` names them and says why",
+        )
+        for code, count in sorted(counts.items())
+    ]
