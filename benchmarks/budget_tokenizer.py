@@ -23,7 +23,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from ragembed.tokenizer import Tokenizer, budget_tokenizer, tiktoken_files
+from ragembed.tiktoken_cache import tiktoken_files
+from ragembed.tokenizer import Tokenizer, budget_tokenizer
 
 CORPORA = ("scifact", "nfcorpus", "cranfield", "xquad-en", "xquad-de", "xquad-zh", "cmrc2018")
 FOLDERS = ("peps", "rust-book")

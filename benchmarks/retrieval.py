@@ -2,7 +2,7 @@
 
     python benchmarks/retrieval.py [--data DIR] [--dtype bfloat16 float32] [SET ...]
 
-Each document of a set becomes a file (its title, a blank line, its text), the folder is indexed with
+Each document of a set becomes a Markdown file (its title as heading, its text), the folder is indexed with
 the defaults, and every query is asked with `corpus.search`. A document's score is that of its best
 hit. Needs `pip install -e '.[benchmark]'` and the evaluation sets (`--data`, RAGEMBED_DATA, or
 ../shared/data).
@@ -27,6 +27,7 @@ from ir_measures import nDCG
 
 import ragembed
 from ragembed.config import InferenceConfig
+from ragembed.types import Mode
 
 # Set -> split; SciFact and CMRC 2018 are the ones with a bar.
 SETS = {
@@ -38,7 +39,7 @@ SETS = {
     "xquad-de": "test",
     "xquad-zh": "test",
 }
-MODES = ("dense", "lexical", "hybrid")
+MODES: tuple[Mode, ...] = ("dense", "lexical", "hybrid")
 HITS = 50
 
 
@@ -51,9 +52,10 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 def write_documents(dataset: Path, folder: Path) -> None:
     """One file a document; the file's name is the document's number, in the corpus's order."""
     for number, row in enumerate(rows(dataset / "corpus.jsonl.gz")):
-        parts = [part for part in (row.get("title", ""), row["text"]) if part.strip()]
-        if parts:
-            (folder / f"{number}.txt").write_text("\n\n".join(parts), encoding="utf-8")
+        title = row.get("title", "").strip()
+        text = f"# {title}\n\n{row['text']}" if title else row["text"]
+        if text.strip():
+            (folder / f"{number}.md").write_text(text, encoding="utf-8")
 
 
 def evaluate(dataset: Path, split: str, dtype: str) -> dict[str, float]:
@@ -88,7 +90,7 @@ def evaluate(dataset: Path, split: str, dtype: str) -> dict[str, float]:
     return figures
 
 
-def best_documents(corpus: ragembed.Corpus, query: str, mode: Any) -> list[tuple[int, float]]:
+def best_documents(corpus: ragembed.Corpus, query: str, mode: Mode) -> list[tuple[int, float]]:
     """(document number, score of its best hit), best first; copies of a text count where they stand."""
     best: dict[int, float] = {}
     for hit in corpus.search(query, k=HITS, mode=mode):

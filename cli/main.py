@@ -84,14 +84,14 @@ def cli(
 
 
 def main() -> None:
-    """Run the command line and exit with the code that DESIGN's contract gives."""
+    """Run the command line and exit with the code that the error or the command gives."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
     debug = "--debug" in arguments
-    _log(debug)
+    _log(logging.DEBUG if debug else logging.ERROR if "--quiet" in arguments else logging.WARNING)
     try:
         result = cli.main(arguments, prog_name="ragembed", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -120,9 +120,10 @@ def run(arguments: list[str]) -> int:
         return 5
 
 
-def _log(debug: bool) -> None:
+def _log(level: int) -> None:
+    detailed = level == logging.DEBUG
     logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s" if debug else "warning: %(message)s",
+        level=level,
+        format="%(levelname)s %(name)s: %(message)s" if detailed else "warning: %(message)s",
         stream=sys.stderr,
     )

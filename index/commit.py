@@ -22,6 +22,7 @@ from ragembed.index.lock import writer_lock
 from ragembed.index.rows import StoredModel
 from ragembed.index.store import Store
 from ragembed.index.transaction import Transaction
+from ragembed.index.vectors import VectorIndex
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ class Writer:
 
     def sweep_vectors(self, model: StoredModel) -> int:
         """Delete the vectors that no window uses any more; returns how many."""
+        if not self.store.has_unused_vectors(model.id):
+            return 0
         with self.transaction() as transaction:
             return transaction.delete_unused_vectors(model.id)
 
@@ -115,9 +118,9 @@ class Writer:
         with self.store.snapshot():
             generation = self.store.generation
             index, stale = current_vectors(self.store, model)
-        if kept and stale <= CHECKPOINT_SHARE * max(1, kept[0].vectors):
-            if (self.directory / kept[0].file).is_file():
-                return
+        bad = [c.file for c in kept if VectorIndex.load(self.directory, c, model.dimension) is None]
+        if kept and not bad and stale <= CHECKPOINT_SHARE * max(1, kept[0].vectors):
+            return
         compact = index.compacted()
         if not compact.segments:
             return
@@ -125,6 +128,7 @@ class Writer:
         with schema.storage_errors(self.directory):
             size, digest = compact.save(self.directory, name)
             with self.transaction() as transaction:
+                transaction.drop_checkpoints(bad)
                 transaction.catalogue(
                     model.id, name, size, digest, compact.size, int(compact.ids().max()), generation
                 )

@@ -21,10 +21,11 @@ import tantivy
 from ragembed.index.analysis import ANALYSER_VERSION
 
 DIRECTORY = f"lexical-{ANALYSER_VERSION}"
-# Share of a match in title or headings beside one in the text (docs/benchmarks.md).
+# Share of a match in title or headings beside one in the text (docs/retrieval.md).
 TITLE_BOOST = 0.3
 MAX_TERMS = 1024  # of a query, the first ones
 _FOOTER_MAGIC = 1337
+_SEGMENT_FILES = {".fast", ".fieldnorm", ".idx", ".store", ".term"}
 _HEAP = 64_000_000  # bytes tantivy may use before it writes a segment
 _MARKER = ("marker", "generation")
 
@@ -125,7 +126,9 @@ class LexicalIndex:
             if self._writer is None:
                 self._writer = self._index.writer(_HEAP, 1)
             for passage_id in remove:
-                self._writer.delete_documents_by_term("passage", passage_id)
+                # By query: tantivy's delete by term takes an integer for a signed one and finds none.
+                wanted = tantivy.Query.term_query(self._index.schema, "passage", passage_id)
+                self._writer.delete_documents_by_query(wanted)
             for passage in add:
                 document = tantivy.Document()
                 document.add_unsigned("passage", passage.passage_id)
@@ -199,7 +202,7 @@ def damaged_files(path: Path) -> list[str]:
     damaged = []
     for segment in segments:
         files = sorted(path.glob(f"{segment}.*"))
-        if {file.suffix for file in files} < {".fast", ".fieldnorm", ".idx", ".store", ".term"}:
+        if not _SEGMENT_FILES <= {file.suffix for file in files}:
             damaged.append(f"{segment}.*")
         damaged += [file.name for file in files if not _crc_matches(file)]
     return damaged

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import portalocker
+from ragembed.index import schema
 from ragembed.index.schema import storage_errors
 
 from ragembed.errors import IndexLocked
@@ -41,6 +42,21 @@ def writer_lock(directory: Path) -> Iterator[None]:
             yield
         finally:
             portalocker.unlock(file)
+
+
+def create_index(directory: Path) -> None:
+    """Make an empty index, once: of two that try at the same time the second finds it there.
+
+    Raises:
+        NotAnIndex, StorageError: see `schema.create`.
+        IndexLocked: another process is making it.
+    """
+    with storage_errors(directory):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    schema.refuse_foreign(directory)
+    with writer_lock(directory):
+        if not schema.exists(directory):
+            schema.create(directory)
 
 
 def _holder(path: Path) -> str:

@@ -21,6 +21,7 @@ from ragembed.errors import (
 APPLICATION_ID = 0x72616745  # "ragE"
 FORMAT = 1
 DATABASE = "ragembed.db"
+_DRAFT_SUFFIXES = (".new", ".new-journal", ".new-wal", ".new-shm")
 
 # SQLite's primary result codes that mean disk or permission, and those that mean damage.
 _STORAGE_CODES = {
@@ -38,22 +39,33 @@ def exists(directory: Path) -> bool:
     return (directory / DATABASE).is_file()
 
 
+def refuse_foreign(directory: Path) -> None:
+    """Make sure that an index can be made in a directory, before anything is written there.
+
+    Raises:
+        NotAnIndex: it holds files that are not of an index in the making.
+    """
+    draft = {DATABASE + suffix for suffix in _DRAFT_SUFFIXES}
+    foreign = sorted(set(os.listdir(directory)) - {"LOCK", DATABASE} - draft)
+    if foreign and not exists(directory):
+        raise NotAnIndex(
+            f"{directory} is not a ragembed index: it holds {foreign[0]!r} and no {DATABASE}; "
+            "name an empty or a new directory"
+        )
+
+
 def create(directory: Path) -> None:
-    """Make an empty index in a directory that is empty or not there; private to the user.
+    """Make an empty database in a directory; the caller holds the writer's lock.
 
     Raises:
         NotAnIndex: the directory holds other files.
         StorageError: it cannot be written.
     """
     with storage_errors(directory):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        foreign = sorted(name for name in os.listdir(directory) if name != "LOCK")
-        if foreign:
-            raise NotAnIndex(
-                f"{directory} is not a ragembed index: it holds {foreign[0]!r} and no {DATABASE}; "
-                "name an empty or a new directory"
-            )
+        refuse_foreign(directory)
         # Built under another name: a crash leaves no half database behind the real one.
+        for suffix in _DRAFT_SUFFIXES:
+            (directory / f"{DATABASE}{suffix}").unlink(missing_ok=True)
         draft = directory / f"{DATABASE}.new"
         draft.touch(mode=0o600)
         connection = sqlite3.connect(draft, isolation_level=None)

@@ -127,8 +127,8 @@ class Searcher:
         """tantivy is behind the database: its writer is about to commit, or died before it could."""
         if self._lexical is not None and not self._in_memory:
             time.sleep(_PAUSE)
-            if self._lexical.generation > self.store.generation:
-                return  # the database moved on under us; look again
+            if self._lexical.generation == self.store.generation:
+                return  # one of the two has moved on meanwhile
         try:
             with Writer(self.directory):
                 return  # nobody was writing: opening as a writer has mended it

@@ -194,16 +194,22 @@ class Store:
         """All windows of some passages: (passage id, start, end) each, and vectors (n, d)."""
         windows: list[tuple[int, int, int]] = []
         blobs: list[bytes] = []
+        damaged = 0
         for part in _parts(passage_ids):
             marks = ",".join("?" * len(part))
-            for passage_id, start, end, data in self.connection.execute(
-                "SELECT w.passage_id, w.start, w.end, v.data FROM window w "
+            for passage_id, start, end, data, crc in self.connection.execute(
+                "SELECT w.passage_id, w.start, w.end, v.data, v.crc FROM window w "
                 f"JOIN vector v ON v.id = w.vector_id WHERE w.passage_id IN ({marks}) "
                 "ORDER BY w.passage_id, w.position",
                 part,
             ):
+                if zlib.crc32(data) != crc:
+                    damaged += 1
+                    continue
                 windows.append((passage_id, start, end))
                 blobs.append(data)
+        if damaged:
+            logger.warning("%d vectors are damaged and were left out", damaged)
         return windows, vectors_from(blobs, dimension)
 
     def vectors(
@@ -234,6 +240,15 @@ class Store:
                 )
             )
         return found
+
+    def has_unused_vectors(self, model_id: int) -> bool:
+        """Whether a model has vectors that no window uses."""
+        row = self.connection.execute(
+            "SELECT 1 FROM vector v WHERE model_id = ? AND NOT EXISTS "
+            "(SELECT 1 FROM window w WHERE w.vector_id = v.id) LIMIT 1",
+            (model_id,),
+        ).fetchone()
+        return row is not None
 
     def deleted(self, kind: str, after: int) -> list[int]:
         """Ids of `passage`s or `vector`s deleted in generations > `after`."""

@@ -208,6 +208,12 @@ class Transaction:
             (facts.size, facts.mtime_ns, facts.inode, facts.checked_ns, document_id),
         )
 
+    def drop_checkpoints(self, files: Sequence[str]) -> None:
+        """Strike FAISS files that are not what was written from the catalogue."""
+        self._connection.executemany(
+            "DELETE FROM checkpoint WHERE file = ?", [(file,) for file in files]
+        )
+
     def catalogue(
         self,
         model_id: int,

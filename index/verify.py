@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from ragembed.index import schema
-from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex
+from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex, damaged_files
 from ragembed.index.store import Store, passage_crc
 from ragembed.index.vectors import VectorIndex
 
@@ -131,9 +132,15 @@ def _lexical(store: Store) -> list[Problem]:
     except LexicalFailure as error:
         if store.counts()[0] == 0:
             return []
+        path = store.directory / DIRECTORY
+        if not os.access(path, os.W_OK) and not damaged_files(path):
+            return []  # tantivy opens nothing on read-only media; the files themselves are sound
         return [Problem("lexical", f"{DIRECTORY}: {error}", _REBUILD)]
-    if lexical.generation != store.generation:
+    if lexical.generation < store.generation:
         return []  # behind: whoever opens the index next catches up
+    if lexical.generation > store.generation:
+        where = f"{DIRECTORY} is of commit {lexical.generation}, the database of {store.generation}"
+        return [Problem("lexical", where, _REBUILD)]
     if lexical.passages != store.counts()[1]:
         where = f"{DIRECTORY} holds {lexical.passages} of {store.counts()[1]} passages"
         return [Problem("lexical", where, _REBUILD)]

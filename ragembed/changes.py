@@ -210,4 +210,3 @@ def _accident(
 
 def _below(path: bytes, folders: Sequence[bytes]) -> bool:
     return any(not folder or path.startswith(folder + b"/") for folder in folders)
-

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from ragembed.errors import InvalidInput
 
@@ -168,6 +168,10 @@ class ContextConfig(Config):
     format: ContextFormat = "markdown"
 
     def __post_init__(self) -> None:
+        _require(
+            self.format in get_args(ContextFormat),
+            f"format {self.format!r} is not one of {', '.join(get_args(ContextFormat))}",
+        )
         _require(
             0 <= self.max_tokens <= 10_000_000,
             f"max_tokens is {self.max_tokens}; it must lie between 0 and 10,000,000",

@@ -117,7 +117,10 @@ def _part(
     grown = True
     while grown:
         grown = False
-        for a, b in ((first, last + 1), (first - 1, last)):  # the next sentence, then the one before
+        for a, b in (
+            (first, last + 1),
+            (first - 1, last),
+        ):  # the next sentence, then the one before
             if a < 0 or b >= len(spans) or (a, b) == (0, len(spans) - 1):
                 continue
             wider = _Piece(hit, spans[a][0], spans[b][1])
@@ -132,7 +135,11 @@ def _omitted(hits: Sequence[Hit], pieces: Sequence[_Piece]) -> tuple[Omitted, ..
     omitted = []
     for hit in hits:
         piece = used.get(hit.passage_id)
-        gaps = [(0, len(hit.text))] if piece is None else [(0, piece.start), (piece.end, len(hit.text))]
+        gaps = (
+            [(0, len(hit.text))]
+            if piece is None
+            else [(0, piece.start), (piece.end, len(hit.text))]
+        )
         omitted += [
             Omitted(
                 root=hit.root,

@@ -22,6 +22,7 @@ from ragembed.context import build_context
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import ModelMismatch
 from ragembed.index import schema
+from ragembed.index.lock import create_index
 from ragembed.index.rows import StoredDocument
 from ragembed.index.snapshot import Searcher
 from ragembed.index.store import Store
@@ -91,7 +92,7 @@ class Corpus:
         self._searcher: Searcher | None = None
         self._loading = threading.Lock()
         if create and not schema.exists(self.directory):
-            schema.create(self.directory)
+            create_index(self.directory)
         self._with_searcher()  # says at once what is wrong with the directory
 
     def close(self) -> None:
@@ -104,7 +105,10 @@ class Corpus:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -195,6 +199,7 @@ class Corpus:
         """
         counter = budget_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
         config = ContextConfig(max_tokens=max_tokens, tokenizer=counter.name, format=format)
+        question = question.encode("utf-8", "replace").decode()  # no lone surrogates in a prompt
         found = self._retriever().search(
             question, self._retrieval.candidates, "hybrid", nearest_sentence=False
         )
@@ -234,7 +239,8 @@ class Corpus:
                 self._encoder = self._load()
             if not self._encoder_checked:
                 self._check_model(self._encoder)
-                self._encoder_checked = True
+                # An empty index takes any model; once it has one, the question comes up again.
+                self._encoder_checked = self.store.model() is not None
             return self._encoder
 
     def tokenizer(self) -> Tokenizer:
@@ -309,4 +315,3 @@ def rebuild_command(store: Store) -> str:
     roots = [os.path.join(r.path, r.file) if r.file else r.path for r in store.roots()]
     paths = " ".join(shlex.quote(os.fsdecode(path)) for path in roots) or "PATH"
     return f"ragembed index --index NEW {paths}"
-

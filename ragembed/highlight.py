@@ -63,7 +63,9 @@ class Highlighter:
             for n, (area, sentence, words) in enumerate(marked)
         ]
 
-    def _rarest(self, choices: Sequence[Span], words: Sequence[tuple[int, int, str]]) -> Span | None:
+    def _rarest(
+        self, choices: Sequence[Span], words: Sequence[tuple[int, int, str]]
+    ) -> Span | None:
         best, top = None, 0.0
         for start, end in choices:
             inside = {term for a, b, term in words if start <= a and b <= end}

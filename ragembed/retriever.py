@@ -88,7 +88,12 @@ class Retriever:
             )
 
     def _ranked(
-        self, query: str, vector: NDArray[np.float32] | None, terms: Sequence[str], k: int, mode: Mode
+        self,
+        query: str,
+        vector: NDArray[np.float32] | None,
+        terms: Sequence[str],
+        k: int,
+        mode: Mode,
     ) -> list[Candidate]:
         wanted = max(k, self._config.candidates)
         candidates: dict[int, Candidate] = {}

@@ -92,4 +92,3 @@ def relative(root: bytes, path: bytes) -> bytes | None:
 
 def _config(root: StoredRoot, config: ScanConfig | None) -> ScanConfig:
     return config if config is not None else ScanConfig.from_json(root.scan)
-

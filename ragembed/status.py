@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
+from pathlib import Path
 
 from ragembed.index.store import Store
 from ragembed.retriever import display_path
@@ -32,21 +34,32 @@ def describe(store: Store) -> Status:
             file = store.directory / checkpoint.file
             if not file.is_file() or file.stat().st_size != checkpoint.size:
                 problems.append(
-                    Problem("faiss", f"{file} is missing or cut", "`ragembed index` writes it again")
+                    Problem(
+                        "faiss", f"{file} is missing or cut", "`ragembed index` writes it again"
+                    )
                 )
     return Status(
         documents=documents,
         passages=passages,
         windows=windows,
         roots=tuple(
-            Root(r.id, os.fsdecode(os.path.join(r.path, r.file) if r.file else r.path)) for r in roots
+            Root(r.id, os.fsdecode(os.path.join(r.path, r.file) if r.file else r.path))
+            for r in roots
         ),
         model=ModelInfo(model.name, model.dimension, model.fingerprint)
         if model
         else ModelInfo("", 0, ""),
-        disk_bytes=sum(f.stat().st_size for f in store.directory.rglob("*") if f.is_file()),
+        disk_bytes=sum(map(_size, store.directory.rglob("*"))),
         problems=tuple(problems),
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0  # a writer has just dropped it
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _unknown_problems(store: Store) -> list[Problem]:
@@ -61,8 +74,9 @@ def _unknown_problems(store: Store) -> list[Problem]:
     return [
         Problem(
             "unknown_tokens",
-            f"the model does not know over {UNKNOWN_WARNING:.0%} of the tokens of {len(heavy)} "
-            f"documents; most in {display_path(worst.path)} ({share:.0%})",
+            f"over {UNKNOWN_WARNING:.0%} of the tokens of {len(heavy)} "
+            f"{'document' if len(heavy) == 1 else 'documents'} are unknown to the model; most in "
+            f"{display_path(worst.path)} ({share:.0%})",
             "they are found by their words; for meaning, index with a multilingual model (--model)",
         )
     ]
@@ -73,7 +87,7 @@ def _skipped_problems(store: Store) -> list[Problem]:
     return [
         Problem(
             "skipped",
-            f"{count} files were skipped as {code}",
+            f"{count} {'file was' if count == 1 else 'files were'} skipped as {code}",
             "`ragembed ls --skipped` names them and says why",
         )
         for code, count in sorted(counts.items())

@@ -110,11 +110,18 @@ class Syncer:
         chunking = self._tools.chunking(store)
         documents = [] if target.root_id is None else store.documents(target.root_id)
         pending = _Pending()
-        for item in ahead(
-            look(target, 0, documents, self._tools.tokenizer, chunking, self._protect)
-        ):
+        model = store.model()
+        seen: set[bytes] = set()
+        items = look(target, 0, documents, self._tools.tokenizer, chunking, self._protect)
+        for item in ahead(items):
             if isinstance(item, Incoming):
                 self._tally.count(item)
+                fresh = [key for key in item.texts if key not in seen]
+                known = store.vector_ids_of_keys(model.id, fresh) if model else {}
+                seen.update(fresh)
+                self._tally.embedded += len(fresh) - len(known)
+                windows = sum(len(passage.windows) for passage in item.row.passages)
+                self._tally.reused += windows - (len(fresh) - len(known))
             else:
                 self._note(item, pending)
         self._tally.renamed += len(pending.renamed)
@@ -162,7 +169,8 @@ class Syncer:
         stored = [
             (path, code, cause)
             for root, path, code, cause in writer.store.skipped()
-            if root == root_id and (not subtree or path == subtree or path.startswith(subtree + b"/"))
+            if root == root_id
+            and (not subtree or path == subtree or path.startswith(subtree + b"/"))
         ]
         same_skipped = sorted(stored) == sorted(pending.finished.skipped)
         if not (gone or pending.touched or pending.renamed) and same_skipped:
@@ -171,9 +179,7 @@ class Syncer:
             for document in gone:
                 transaction.delete_document(document.id)
             for renamed in pending.renamed:
-                transaction.move_document(
-                    renamed.document.id, root_id, renamed.path, renamed.facts
-                )
+                transaction.move_document(renamed.document.id, root_id, renamed.path, renamed.facts)
             for touched in pending.touched:
                 if touched.facts is not None:
                     transaction.touch_document(touched.document.id, touched.facts)
@@ -264,4 +270,3 @@ def report_of(tally: Tally, skipped: Sequence[Skipped], seconds: float) -> SyncR
         unknown=tally.unknown,
         seconds=round(seconds, 3),
     )
-

@@ -76,7 +76,9 @@ def _checked(documents: Iterable[Document]) -> dict[bytes, Document]:
             raise InvalidInput(f"the id {document.id!r} was given twice; ids name one text each")
         text, replaced = clean(document.text)
         if not text.strip():
-            raise InvalidInput(f"the text of {document.id!r} is blank; there is nothing to find in it")
+            raise InvalidInput(
+                f"the text of {document.id!r} is blank; there is nothing to find in it"
+            )
         try:
             json.dumps(dict(document.metadata), allow_nan=False).encode()
         except (TypeError, ValueError) as error:

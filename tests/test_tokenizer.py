@@ -17,8 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ragembed import tiktoken_cache
 from ragembed import tokenizer as module
 from ragembed.errors import InvalidInput, ModelError, StorageError
+from ragembed.tiktoken_cache import tiktoken_files
 from ragembed.tokenizer import (
     HuggingFaceTokenizer,
     TiktokenTokenizer,
@@ -26,7 +28,6 @@ from ragembed.tokenizer import (
     budget_tokenizer,
     parse_ranks,
     pieces,
-    tiktoken_files,
     well_formed,
 )
 
@@ -406,13 +407,13 @@ def test_a_fetched_file_is_put_into_the_cache(
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(data))
     (url, cached), *_ = tiktoken_files("cl100k_base").items()
     digest = hashlib.sha256(data).hexdigest()
-    monkeypatch.setattr(module, "_SHA256", {"cl100k_base.tiktoken": digest})
-    module._ensure_cached("cl100k_base", url, cached)
+    monkeypatch.setattr(tiktoken_cache, "_SHA256", {"cl100k_base.tiktoken": digest})
+    tiktoken_cache.ensure_cached("cl100k_base", url, cached)
     assert cached.read_bytes() == data
     assert list(no_network.iterdir()) == [cached]
     cached.unlink()
     with pytest.raises(StorageError, match="cannot be written"):
-        module._ensure_cached("cl100k_base", url, Path(__file__) / "cache" / "file")
+        tiktoken_cache.ensure_cached("cl100k_base", url, Path(__file__) / "cache" / "file")
 
 
 def test_damaged_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import cast
 
 import click
@@ -72,7 +73,9 @@ def command(
         click.echo(json.dumps(to_json(result)))
         return 0
     if result.text:
-        click.echo(escape(result.text))
+        # Elsewhere than on a terminal the text is data, and its tokens have been counted.
+        plain = layout in ("json", "messages") or not sys.stdout.isatty()
+        click.echo(result.text if plain else escape(result.text))
     if not settings.quiet:
         click.echo(
             f"{count(len(result.sources), 'source')}, {result.tokens:,} of "

@@ -55,11 +55,12 @@ def command(settings: Settings, as_json: bool) -> int:
             " (has the WAL-reset bug; one writer at a time, as here, is not affected)"
         )
     directory = find_index(settings)
-    if directory is not None:
+    if directory is not None and directory.is_dir() and any(directory.iterdir()):
         facts["index"] = str(directory)
         try:
             with Corpus(directory, create=False) as corpus:
-                problems += [f"{p.where}; {p.remedy}" for p in corpus.status().problems]
+                found = corpus.status().problems
+                problems += [f"{p.where}; {p.remedy}" for p in found if p.kind != "skipped"]
         except RagembedError as error:
             problems.append(str(error))
     if as_json:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from ragembed.cli.options import FOLDER, Settings, as_json, common, find_index
+from ragembed.cli.options import DATABASE, FOLDER, Settings, as_json, common, find_index
 from ragembed.cli.progress import Reporter
 from ragembed.cli.text import count, name, style
 
@@ -85,11 +87,16 @@ def command(
         if not Path(path).exists() and not Path(path).is_symlink():
             raise click.UsageError(f"there is no file or folder {name(path)!r}")
     directory = find_index(settings) or Path(FOLDER)
-    corpus = Corpus(
-        directory, model=model, chunking=chunking, inference=InferenceConfig(device=device)
-    )
     refused: MassDelete | None = None
-    with corpus, Reporter(settings, verbose=verbose) as listener:
+    with ExitStack() as stack:
+        place = directory
+        if dry_run and not (directory / DATABASE).is_file():
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))  # leaves no trace
+        inference = InferenceConfig(device=device)
+        corpus = stack.enter_context(
+            Corpus(place, model=model, chunking=chunking, inference=inference)
+        )
+        listener = stack.enter_context(Reporter(settings, verbose=verbose))
         try:
             report = corpus.sync(
                 *paths,

@@ -7,7 +7,7 @@ import json
 import click
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import name
-from ragembed.index import schema
+from ragembed.index.lock import create_index
 from ragembed.index.verify import verify
 
 from ragembed.types import Verification, to_json
@@ -26,7 +26,7 @@ def command(settings: Settings, as_json: bool) -> int:
     """
     directory, empty = existing_index(settings)
     if empty:
-        schema.create(directory)
+        create_index(directory)
     problems = tuple(verify(directory))
     if as_json:
         click.echo(json.dumps(to_json(Verification(ok=not problems, problems=problems))))

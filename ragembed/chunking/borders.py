@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 # Characters after a cut that its hash looks at.
 CONTEXT = 64
+# A cut that would leave less than this share of a full piece is taken only where there is no other.
+SMALLEST_SHARE = 6
 _ROWS = 65_536
 
 

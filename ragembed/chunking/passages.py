@@ -103,18 +103,23 @@ class _Atoms:
 
 
 def _atoms(text: str, blocks: Sequence[Block], table: TokenTable, config: ChunkingConfig) -> _Atoms:
-    starts = np.array([block.start for block in blocks], dtype=np.int64)
-    ends = np.array([block.end for block in blocks], dtype=np.int64)
-    sizes = table.sizes(starts, ends, config.characters_per_token)
-    if (sizes <= config.passage).all():
-        return _Atoms(starts, ends, sizes, np.zeros(len(blocks), dtype=np.int64))
-    parts: list[_Atoms] = []
+    """Blocks, a heading together with what it stands over; those too large for a passage split."""
+    groups: list[list[Block]] = []
     for n, block in enumerate(blocks):
-        one = _Atoms(
-            starts[n : n + 1], ends[n : n + 1], sizes[n : n + 1], np.zeros(1, dtype=np.int64)
-        )
-        ways = _LINES if block.kind in ("code", "table_row") else _PROSE
-        parts.append(_refine(text, one, ways, table, config))
+        if n and blocks[n - 1].kind == "heading":
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    starts = np.array([group[0].start for group in groups], dtype=np.int64)
+    ends = np.array([group[-1].end for group in groups], dtype=np.int64)
+    sizes = table.sizes(starts, ends, config.characters_per_token)
+    whole = _Atoms(starts, ends, sizes, np.zeros(len(groups), dtype=np.int64))
+    if (sizes <= config.passage).all():
+        return whole
+    parts: list[_Atoms] = []
+    for n, group in enumerate(groups):
+        ways = _LINES if group[-1].kind in ("code", "table_row") else _PROSE
+        parts.append(_refine(text, _slice(whole, n, n + 1), ways, table, config))
     return _join(parts)
 
 

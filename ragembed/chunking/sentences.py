@@ -28,18 +28,20 @@ _ABBREVIATION = re.compile(
     re.IGNORECASE,
 )
 _LINE_END = re.compile(r"(?:\r\n|\r|\n)\s*")
+_BLANK_LINES = re.compile(r"(?:\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
 _WORD_END = re.compile(r"\s+")
 _LOOK_BACK = 12
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """The sentences of a text as spans without the blanks between them.
+    """The sentences of a text as spans without the blanks between them; a blank line ends one.
 
     >>> text = "Dr. No fled. Did he? 他走了。真的吗？"
     >>> [text[a:b] for a, b in sentences(text)]
     ['Dr. No fled.', 'Did he?', '他走了。', '真的吗？']
     """
-    starts = [*sentence_starts(text, 0, len(text)).tolist(), len(text)]
+    blank_lines = {match.end() for match in _BLANK_LINES.finditer(text)}
+    starts = sorted({*sentence_starts(text, 0, len(text)).tolist(), *blank_lines, len(text)})
     spans = []
     for a, b in zip(starts, starts[1:], strict=False):
         piece = text[a:b]

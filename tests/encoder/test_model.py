@@ -1,0 +1,211 @@
+"""The encoder as a network: masks, pooling, batches, and what may not change a vector."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from ragembed import PoolingEncoder
+from ragembed.config import EncoderConfig, Pooling
+from ragembed.encoder import inference
+from ragembed.encoder.embedding import FrontEnd, padding_mask
+from ragembed.encoder.pooling import pool
+from ragembed.encoder.transformer import Transformer
+from ragembed.errors import EncodingFailed, InvalidInput
+
+GOLDEN = [0.0076299, 0.0670633, -0.0380133, 0.0404233, -0.0174065]
+FINGERPRINT = "d871e94b1cab53affca176bd27b2b68b5fcd0df9101f09b636e5d738dfb2eaa8"
+TEXTS = ["A cat sat on the mat.", "Weevils eat grain.", "Ships sail to Valparaíso in spring."]
+
+
+def test_a_token_has_one_vector_until_positions_are_added() -> None:
+    front = FrontEnd(vocabulary_size=6, positions=4, hidden_size=3, eps=1e-12)
+    same = torch.tensor([[5, 1, 5]])
+    tokens = front.token(same)
+    assert torch.equal(tokens[0, 0], tokens[0, 2])
+    assert not torch.allclose(front(same)[0, 0], front(same)[0, 2])
+
+
+def test_lookup_is_one_hot_times_table() -> None:
+    front = FrontEnd(vocabulary_size=6, positions=4, hidden_size=3, eps=1e-12)
+    ids = torch.tensor([5, 1, 3, 2])
+    assert torch.allclose(front.token(ids), F.one_hot(ids, 6).float() @ front.token.weight)
+
+
+def test_padding_mask_is_the_dtypes_minimum() -> None:
+    mask = padding_mask(torch.tensor([1, 3]), 3, torch.float16)
+    assert mask.shape == (2, 1, 1, 3)
+    assert mask[0, 0, 0].tolist() == [0.0, torch.finfo(torch.float16).min] + [
+        torch.finfo(torch.float16).min
+    ]
+    assert mask[1].eq(0).all()
+    assert torch.isfinite(mask).all()
+
+
+def test_padding_changes_nothing() -> None:
+    torch.manual_seed(0)
+    transformer = Transformer(2, hidden_size=16, heads=4, intermediate_size=32, eps=1e-12).eval()
+    x = torch.randn(1, 5, 16)
+    padded = torch.cat([x, torch.randn(1, 3, 16)], dim=1)
+    mask = padding_mask(torch.tensor([5]), 8, torch.float32)
+    assert torch.allclose(transformer(x), transformer(padded, mask)[:, :5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mode", ["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
+)
+def test_pooling_looks_at_real_tokens_only(mode: Pooling) -> None:
+    tokens = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [100.0, 100.0]]])
+    expected = {
+        "mean": [2.0, -3.0],
+        "cls": [1.0, -4.0],
+        "max": [3.0, -2.0],
+        "mean_sqrt_len": [4 / 2**0.5, -6 / 2**0.5],
+        "weightedmean": [7 / 3, -8 / 3],
+        "lasttoken": [3.0, -2.0],
+    }
+    pooled = pool(tokens, torch.tensor([2]), mode)
+    assert torch.allclose(pooled, torch.tensor([expected[mode]]))
+
+
+def test_golden_vector(encoder: PoolingEncoder) -> None:
+    vector = encoder.encode(["The zyzzyva is a tropical weevil."])[0]
+    assert np.allclose(vector[:5], GOLDEN, atol=2e-6), vector[:5].tolist()
+    assert encoder.fingerprint == FINGERPRINT
+
+
+def test_vectors_are_unit_float32_in_the_order_given(encoder: PoolingEncoder) -> None:
+    vectors = encoder.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (3, encoder.dimension)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
+    assert np.allclose(vectors, alone, atol=1e-6)
+    assert np.allclose(encoder.encode(TEXTS[::-1]), vectors[::-1], atol=1e-6)
+
+
+def test_nothing_in_gives_nothing_out(encoder: PoolingEncoder) -> None:
+    assert encoder.encode([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n\t"])
+def test_a_blank_text_is_refused_by_number(encoder: PoolingEncoder, blank: str) -> None:
+    with pytest.raises(InvalidInput, match="text 2 of 2 is blank"):
+        encoder.encode(["a", blank])
+
+
+def test_a_string_is_not_a_list_of_texts(encoder: PoolingEncoder) -> None:
+    with pytest.raises(InvalidInput, match="list"):
+        encoder.encode("one text")
+
+
+def test_long_texts_are_never_cut_silently(encoder: PoolingEncoder) -> None:
+    long = "weevil " * 400
+    with pytest.raises(InvalidInput, match=r"text 2 has .* tokens and the model reads 256"):
+        encoder.encode_document(["short", long])
+    cut = encoder.encode_document([long], long="truncate")
+    ids = encoder.tokenizer.model_inputs([long])[0]
+    short = encoder.tokenizer.model_inputs(["weevil " * 80])[0]
+    assert len(ids) > 256 > len(short)
+    mean = encoder.encode_document([long, "short"], long="mean")
+    assert np.allclose(np.linalg.norm(mean, axis=1), 1, atol=1e-6)
+    assert np.allclose(mean[1], encoder.encode(["short"])[0], atol=1e-6)
+    assert not np.allclose(mean[0], cut[0], atol=1e-4)
+
+
+def test_mean_of_pieces_is_weighted_by_tokens(encoder: PoolingEncoder) -> None:
+    words = [f"word{n}" for n in range(200)]
+    text = " ".join(words)
+    ids = encoder.tokenizer.model_inputs([text])[0]
+    room = encoder.config.max_length - 2
+    body = ids[1:-1]
+    pieces = [[ids[0], *body[n : n + room], ids[-1]] for n in range(0, len(body), room)]
+    with torch.inference_mode():
+        parts = np.concatenate([encoder(torch.tensor([piece])).numpy() for piece in pieces])
+    summed = (parts * np.array([[len(piece)] for piece in pieces])).sum(axis=0)
+    expected = summed / np.linalg.norm(summed)
+    assert np.allclose(encoder.encode([text], long="mean")[0], expected, atol=1e-5)
+
+
+def test_a_vector_that_is_not_finite_is_an_error(encoder: PoolingEncoder) -> None:
+    weight = encoder.front_end.norm.weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight[0] = torch.nan
+    try:
+        with pytest.raises(EncodingFailed, match="begins 'weevil"):
+            encoder.encode(["weevil"])
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_out_of_memory_halves_the_batch(
+    encoder: PoolingEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = encoder.encode(TEXTS * 4)
+    forward = PoolingEncoder.forward
+
+    def tight(
+        self: PoolingEncoder, ids: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return forward(self, ids, lengths)
+
+    monkeypatch.setattr(PoolingEncoder, "forward", tight)
+    assert np.allclose(encoder.encode(TEXTS * 4), expected, atol=1e-6)
+    assert "out of memory" in caplog.text
+
+
+@given(st.lists(st.integers(1, 600), max_size=60), st.integers(64, 4096))
+@settings(deadline=None)
+def test_batches_hold_each_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    batches = inference.plan_batches(array, budget)
+    assert sorted(n for batch in batches for n in batch.tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        padded = int(array[batch].max()) * len(batch)
+        assert padded <= budget or len(batch) == 1
+        waste = padded - int(array[batch].sum())
+        assert waste <= 0.05 * padded or padded <= inference.SMALL_BATCH_TOKENS
+
+
+def test_unknown_device_and_dtype() -> None:
+    with pytest.raises(InvalidInput, match="device 'quantum'"):
+        inference.choose_device("quantum")
+    with pytest.raises(InvalidInput, match="dtype 'int3'"):
+        inference.choose_dtype("int3", torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def test_layer_norm_and_front_end_stay_in_float32() -> None:
+    half = PoolingEncoder.from_pretrained(dtype="bfloat16", device="cpu")
+    assert half.compute_dtype == torch.bfloat16
+    dtypes = {name: value.dtype for name, value in half.named_parameters()}
+    assert dtypes["transformer.blocks.0.attention.qkv.weight"] == torch.bfloat16
+    assert dtypes["transformer.blocks.0.mlp_norm.weight"] == torch.float32
+    assert dtypes["front_end.token.weight"] == torch.float32
+
+
+def test_bfloat16_is_close_and_compatible(encoder: PoolingEncoder) -> None:
+    half = PoolingEncoder.from_pretrained(dtype="bfloat16", device="cpu")
+    cosines = (half.encode(TEXTS) * encoder.encode(TEXTS)).sum(axis=1)
+    assert cosines.min() >= 0.9999
+    assert half.fingerprint == encoder.fingerprint
+
+
+def test_a_shape_that_cannot_be() -> None:
+    with pytest.raises(InvalidInput, match="not a multiple"):
+        EncoderConfig(
+            vocabulary_size=9,
+            hidden_size=10,
+            layers=1,
+            heads=3,
+            intermediate_size=4,
+            positions=8,
+            max_length=8,
+        )

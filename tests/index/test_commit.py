@@ -1,0 +1,430 @@
+"""One writer, one commit point, and derived files that always catch up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ragembed.index import commit
+from ragembed.index.commit import Writer
+from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex
+from ragembed.index.rows import DocumentRow, FileFacts, PassageRow, WindowRow
+from ragembed.index.transaction import Transaction
+from ragembed.index.vectors import VectorIndex
+
+from ragembed import Corpus, Document
+from ragembed.errors import IndexLocked, InvalidInput, StorageError
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+ANSWERS = ("aardvark", "burrow", "lives")
+
+_HOLD = """
+import sys
+from pathlib import Path
+from ragembed.index.commit import Writer
+with Writer(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def other_writer(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock until the block ends."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        assert child.stdout.readline() == "locked\n"
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
+
+
+# -- the lock --------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(filled: Corpus, directory: Path) -> None:
+    with other_writer(directory) as child:
+        for write in (
+            lambda: filled.add([Document(id="x", text="text")]),
+            lambda: filled.delete(["aardvark"]),
+            lambda: filled.remove(["aardvark"]),
+            lambda: filled.sync(),
+        ):
+            with pytest.raises(IndexLocked, match=rf"process {child.pid}\b") as caught:
+                write()
+            assert caught.value.exit_code == 6
+        assert len(filled.search("aardvark", mode="lexical")) == 1  # readers go on
+
+
+def test_two_writers_of_one_process_exclude_each_other(filled: Corpus, directory: Path) -> None:
+    with Writer(directory), pytest.raises(IndexLocked, match=str(os.getpid())):
+        filled.add([Document(id="x", text="text")])
+    filled.add([Document(id="x", text="text")])
+
+
+@POSIX
+def test_a_killed_writer_leaves_no_lock(filled: Corpus, directory: Path) -> None:
+    with other_writer(directory) as child:
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+        filled.add([Document(id="x", text="text")])
+    assert (directory / "LOCK").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"\xff\xfe", b"99999999999999999999"])
+def test_the_lock_file_is_only_advice(filled: Corpus, directory: Path, content: bytes) -> None:
+    (directory / "LOCK").write_bytes(content)
+    filled.add([Document(id="x", text="text")])
+    with Writer(directory):
+        (directory / "LOCK").write_bytes(content)
+        with pytest.raises(IndexLocked):
+            filled.delete(["x"])
+
+
+# -- transactions ----------------------------------------------------------------------------------
+
+
+def row(path: bytes = b"raw", key: bytes = b"k") -> DocumentRow:
+    window = WindowRow(0, 4, key)
+    passage = PassageRow(0, 4, (1, 1), None, (), 1, 0, "text", (window,))
+    return DocumentRow(
+        root_id=None, path=path, facts=FileFacts(b"\0" * 32), format="text", encoding="utf-8",
+        language="english", title="", text="text", passages=(passage,),
+    )  # fmt: skip
+
+
+def put(transaction: Transaction, writer: Writer, path: bytes = b"raw", key: bytes = b"k") -> None:
+    model = writer.store.model()
+    assert model is not None
+    vector = np.zeros((1, model.dimension), np.float32)
+    vector[0, 0] = 1
+    ids = transaction.put_vectors(model, [key], vector)
+    transaction.put_document(row(path, key), ids)
+
+
+class Interrupted(BaseException):
+    """Stands for Ctrl-C and its like."""
+
+
+@pytest.mark.parametrize("error", [ValueError, InvalidInput, Interrupted])
+def test_a_transaction_that_raises_leaves_nothing(
+    filled: Corpus, directory: Path, error: type[BaseException]
+) -> None:
+    with Writer(directory) as writer:
+        before = list(writer.store.connection.iterdump())
+        with pytest.raises(error), writer.transaction() as transaction:
+            put(transaction, writer)
+            transaction.delete_document(filled.documents()[0].id)
+            transaction.set("chunking", "{}")
+            raise error("in the middle")
+        assert list(writer.store.connection.iterdump()) == before
+        assert writer.lexical.generation == writer.store.generation
+        with writer.transaction() as transaction:
+            put(transaction, writer)
+    assert len(filled.search("text", mode="lexical")) == 1
+    assert filled.verify().ok
+
+
+def test_a_row_that_sqlite_refuses_undoes_the_whole(filled: Corpus, directory: Path) -> None:
+    with Writer(directory) as writer:
+        before = list(writer.store.connection.iterdump())
+        with pytest.raises(Exception, match="UNIQUE"), writer.transaction() as transaction:
+            put(transaction, writer, key=b"one")
+            put(transaction, writer, path=b"aardvark", key=b"two")  # a path that is taken
+        assert list(writer.store.connection.iterdump()) == before
+
+
+def test_vectors_and_keys_have_to_fit(filled: Corpus, directory: Path) -> None:
+    with Writer(directory) as writer, pytest.raises(InvalidInput, match="keys"):
+        with writer.transaction() as transaction:
+            model = writer.store.model()
+            assert model is not None
+            transaction.put_vectors(model, [b"a", b"b"], np.eye(1, model.dimension, dtype="f4"))
+
+
+def test_the_generation_counts_commits(filled: Corpus, directory: Path) -> None:
+    with Writer(directory) as writer:
+        before = writer.store.generation
+        with writer.transaction():
+            pass
+        assert writer.store.generation == before + 1 == writer.lexical.generation
+
+
+# -- tantivy behind the database -------------------------------------------------------------------
+
+
+@pytest.fixture
+def behind(filled: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make commits that tantivy does not hear of, as when the process dies between the two."""
+
+    def lag(generations: int) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "_follow", lambda *_: None)
+            for n in range(generations):
+                filled.add([Document(id=f"new{n}", text=f"late{n} arrival in the burrow")])
+                filled.delete([("aardvark", "badger", "capybara")[n]])
+
+    return lag
+
+
+def check_lag(corpus: Corpus, found: Callable[..., set[str]], generations: int) -> None:
+    gone = {"aardvark", "badger", "capybara"} - {
+        ("aardvark", "badger", "capybara")[n] for n in range(generations, 3)
+    }
+    alive = {"aardvark", "badger", "capybara", "dormouse", "echidna", "fossa"} - gone
+    assert found(corpus, "burrow") == alive | {f"new{n}" for n in range(generations)}
+    for n in range(generations):
+        assert found(corpus, f"late{n}") == {f"new{n}"}
+    assert corpus.verify().ok
+
+
+def lexical_generation(directory: Path) -> int:
+    return LexicalIndex.open(directory).generation
+
+
+@pytest.mark.parametrize("generations", [1, 3])
+def test_the_next_writer_catches_up(
+    filled: Corpus,
+    directory: Path,
+    behind: Callable[[int], None],
+    found: Callable[..., set[str]],
+    generations: int,
+) -> None:
+    behind(generations)
+    assert lexical_generation(directory) < filled.store.generation
+    with Writer(directory) as writer:
+        assert writer.lexical.generation == writer.store.generation
+    check_lag(filled, found, generations)
+
+
+@pytest.mark.parametrize("generations", [1, 3])
+def test_a_reader_catches_up_when_no_writer_lives(
+    directory: Path,
+    behind: Callable[[int], None],
+    found: Callable[..., set[str]],
+    open_corpus: Callable[..., Corpus],
+    generations: int,
+) -> None:
+    behind(generations)
+    reader = open_corpus()
+    check_lag(reader, found, generations)
+    assert lexical_generation(directory) == reader.store.generation
+
+
+def test_a_reader_that_may_not_write_answers_from_memory(
+    filled: Corpus,
+    directory: Path,
+    behind: Callable[[int], None],
+    found: Callable[..., set[str]],
+    open_corpus: Callable[..., Corpus],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    behind(2)
+    reader = open_corpus()
+    with monkeypatch.context() as patch:
+
+        def refused(_: Writer) -> Writer:
+            raise StorageError("read-only")
+
+        patch.setattr(Writer, "__enter__", refused)
+        check_lag(reader, found, 2)
+        check_lag(reader, found, 2)
+        assert lexical_generation(directory) < reader.store.generation
+    # The disk can be written again: the files on it are used again.
+    filled.add([Document(id="later", text="a much later arrival")])
+    assert found(reader, "later") == {"later"}
+    filled.delete(["later"])
+    assert found(reader, "later") == set()
+
+
+@pytest.mark.parametrize("way", ["deleted", "damaged", "emptied", "foreign"])
+@pytest.mark.parametrize("opener", ["reader", "writer"])
+def test_lexical_files_are_built_again(
+    filled: Corpus,
+    directory: Path,
+    found: Callable[..., set[str]],
+    kinds: Callable[[Corpus], list[str]],
+    open_corpus: Callable[..., Corpus],
+    put_bytes: Callable[[Path, bytes], None],
+    way: str,
+    opener: str,
+) -> None:
+    # Paths, not scores: tantivy's BM25 counts deleted documents until their segment is merged.
+    answers = [[hit.path for hit in filled.search(query, mode="lexical")] for query in ANSWERS]
+    files = directory / DIRECTORY
+    if way == "deleted":
+        shutil.rmtree(files)
+    elif way == "damaged":
+        file = next(files.glob("*.idx"))
+        put_bytes(file, file.read_bytes()[::-1])
+    elif way == "emptied":
+        shutil.rmtree(files)
+        LexicalIndex.create(directory).apply(filled.store.generation, 99, (), ())
+    else:
+        put_bytes(files / "meta.json", b"{}")
+    assert kinds(filled) == ["lexical"]
+    if opener == "writer" or way == "emptied":  # which claims to be current: a writer counts
+        with Writer(directory):
+            pass
+    again = open_corpus()
+    assert [[h.path for h in again.search(q, mode="lexical")] for q in ANSWERS] == answers
+    assert again.verify().ok
+    assert found(filled, "aardvark") == {"aardvark"}  # a reader that had the old files open
+
+
+def test_a_failing_lexical_commit_does_not_undo_the_database(
+    filled: Corpus, found: Callable[..., set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = LexicalIndex.apply, [1]
+
+    def apply(self: LexicalIndex, *arguments: Any) -> None:
+        if failures:
+            failures.pop()
+            raise LexicalFailure("the disk coughed")
+        real(self, *arguments)
+
+    monkeypatch.setattr(LexicalIndex, "apply", apply)
+    filled.add([Document(id="x", text="unusual gnu")])
+    assert not failures
+    assert found(filled, "gnu") == {"x"}
+    assert found(filled, "burrow") >= {"aardvark", "fossa"}
+    assert filled.verify().ok
+
+
+# -- FAISS checkpoints -----------------------------------------------------------------------------
+
+
+def checkpoint_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("vectors-*"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def spoil(file: Path, way: str) -> None:
+    if way == "deleted":
+        file.unlink()
+        return
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    file.chmod(0o600)
+    file.write_bytes(bytes(data[:-3] if way == "cut" else data))
+
+
+@pytest.mark.parametrize("way", ["deleted", "flipped", "cut"])
+def test_a_damaged_checkpoint_changes_no_answer_and_is_written_again(
+    filled: Corpus,
+    directory: Path,
+    kinds: Callable[[Corpus], list[str]],
+    open_corpus: Callable[..., Corpus],
+    way: str,
+) -> None:
+    answers = [filled.search(query, mode="dense").hits for query in ANSWERS]
+    (file,) = checkpoint_files(directory)
+    spoil(file, way)
+    assert kinds(filled) == ["faiss"]
+    assert [open_corpus().search(query, mode="dense").hits for query in ANSWERS] == answers
+    filled.add([])  # any run of a writer mends it
+    assert kinds(filled) == []
+    assert [open_corpus().search(query, mode="dense").hits for query in ANSWERS] == answers
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("way", ["deleted", "flipped"])
+def test_either_of_two_checkpoints_may_be_damaged(
+    filled: Corpus,
+    directory: Path,
+    kinds: Callable[[Corpus], list[str]],
+    open_corpus: Callable[..., Corpus],
+    way: str,
+    which: int,
+) -> None:
+    filled.add([Document(id="gnu", text="A gnu has no burrow.")])
+    answers = [filled.search(query, mode="dense").hits for query in ANSWERS]
+    files = checkpoint_files(directory)
+    assert len(files) == 2
+    spoil(files[which], way)
+    assert [open_corpus().search(query, mode="dense").hits for query in ANSWERS] == answers
+    filled.add([])
+    assert kinds(filled) == []
+    assert [open_corpus().search(query, mode="dense").hits for query in ANSWERS] == answers
+
+
+def test_a_full_disk_at_the_checkpoint_loses_nothing(
+    filled: Corpus,
+    directory: Path,
+    found: Callable[..., set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    open_corpus: Callable[..., Corpus],
+) -> None:
+    before = checkpoint_files(directory)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorIndex, "save", full)
+        with pytest.raises(StorageError, match="No space left") as caught:
+            filled.add([Document(id="x", text="unusual gnu")])
+    assert caught.value.exit_code == 5
+    assert checkpoint_files(directory) == before
+    assert found(open_corpus(), "gnu") == {"x"}
+    assert filled.search("unusual gnu", mode="dense")[0].path == "x"
+    assert filled.verify().ok
+
+
+def test_what_a_crash_left_is_swept(filled: Corpus, directory: Path) -> None:
+    keep = checkpoint_files(directory)
+    (directory / "vectors-0123.faiss.tmp").write_bytes(b"half")
+    (directory / "vectors-4567.faiss").write_bytes(b"whole, but not catalogued")
+    with Writer(directory):
+        pass
+    assert checkpoint_files(directory) == keep
+
+
+def test_few_changes_write_no_new_checkpoint(
+    corpus: Corpus, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus.add([Document(id=f"d{n}", text=f"word{n} in a text") for n in range(40)])
+    (first,) = checkpoint_files(directory)
+    corpus.add([Document(id="late", text="late text")])
+    corpus.delete(["d7"])
+    assert checkpoint_files(directory) == [first]
+    assert corpus.verify().ok
+    assert corpus.search("late text", mode="dense")[0].path == "late"
+    corpus.delete([f"d{n}" for n in range(8, 13)])
+    assert len(checkpoint_files(directory)) == 2
+    share = commit.CHECKPOINT_SHARE
+    assert 3 / 40 <= share < 7 / 40  # what this test takes for few and for many
+
+
+def test_old_checkpoints_and_deletions_are_dropped(
+    corpus: Corpus, directory: Path, sql: Callable[..., list[Any]]
+) -> None:
+    for n in range(6):
+        corpus.add([Document(id=f"d{n}-{i}", text=f"word{n} of {i}") for i in range(4)])
+        corpus.delete([f"d{n}-0"])
+        assert corpus.verify().ok
+    assert len(checkpoint_files(directory)) == 2
+    named = {file for (file,) in sql("SELECT file FROM checkpoint")}
+    assert named == {file.name for file in checkpoint_files(directory)}
+    (floor,) = sql("SELECT CAST(value AS INTEGER) FROM setting WHERE key = 'floor'")
+    assert sql("SELECT min(generation) > ? FROM deletion", *floor)[0][0] in (1, None)
+    assert not [name for name in os.listdir(directory) if re.search(r"tmp|new", name)]

@@ -1,0 +1,213 @@
+"""Readers: they see the commits of others, never half of one, and never what is gone."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ragembed.index import snapshot
+from ragembed.index.commit import Writer
+from ragembed.index.snapshot import Searcher
+from ragembed.index.vectors import VectorIndex
+
+from ragembed import Corpus, Document
+
+MODES = ("lexical", "dense", "hybrid")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reader_sees_each_commit_of_another(
+    filled: Corpus, open_corpus: Callable[..., Corpus], found: Callable[..., set[str]], mode: str
+) -> None:
+    reader = open_corpus()
+    assert found(reader, "burrow", mode) == found(filled, "burrow", mode)
+    for n in range(12):  # more than there may be segments
+        filled.add([Document(id=f"new{n}", text=f"late{n} burrow")])
+        assert reader.search(f"late{n} burrow", mode=mode)[0].path == f"new{n}"  # type: ignore[arg-type]
+        if n % 2:
+            filled.delete([f"new{n}"])
+            assert f"new{n}" not in found(reader, "burrow", mode)
+    filled.add([Document(id="new0", text="quite another thing")])
+    assert reader.search("quite another thing", mode=mode)[0].path == "new0"  # type: ignore[arg-type]
+    alive = {document.path.decode() for document in reader.documents()}
+    assert found(reader, "late0 burrow quite another thing", mode) <= alive
+
+
+_WRITE = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("doubles", sys.argv[2])
+doubles = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(doubles)
+from ragembed import Corpus, Document
+with Corpus(sys.argv[1], encoder=doubles.FakeEmbedder()) as corpus:
+    corpus.add([Document(id="stranger", text="a stranger in the burrow")])
+    corpus.delete(["aardvark"])
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_reader_sees_the_commits_of_another_process(
+    filled: Corpus, directory: Path, found: Callable[..., set[str]], mode: str
+) -> None:
+    assert "aardvark" in found(filled, "burrow", mode)
+    doubles = Path(__file__).parents[1] / "doubles.py"
+    subprocess.run([sys.executable, "-c", _WRITE, str(directory), str(doubles)], check=True)
+    after = found(filled, "burrow", mode)
+    assert "stranger" in after and "aardvark" not in after
+
+
+def test_a_snapshot_stays_one_commit(filled: Corpus, directory: Path) -> None:
+    searcher = Searcher(directory)
+    with closing(searcher), searcher.snapshot():
+        before = searcher.store.counts(), searcher.store.generation
+        nearest = searcher.nearest(_direction(searcher), 10)
+        matched = searcher.best_matches(["burrow"], 10)
+        filled.delete(["aardvark", "badger"])
+        filled.add([Document(id="x", text="burrow")])
+        assert (searcher.store.counts(), searcher.store.generation) == before
+        assert searcher.nearest(_direction(searcher), 10) == nearest
+        assert searcher.best_matches(["burrow"], 10) == matched
+        assert len(searcher.store.passages([id for id, _ in matched])) == 6
+
+
+def _direction(searcher: Searcher) -> Any:
+    model = searcher.store.model()
+    assert model is not None
+    (_, array), *_ = searcher.store.vectors(model.id, model.dimension)
+    return array[0]
+
+
+def test_a_reader_older_than_the_deletion_log_starts_again(
+    corpus: Corpus, open_corpus: Callable[..., Corpus], found: Callable[..., set[str]]
+) -> None:
+    corpus.add([Document(id=f"d{n}", text=f"word{n} burrow") for n in range(10)])
+    reader = open_corpus()
+    assert len(found(reader, "burrow", "dense")) == 10
+    corpus.delete(["d0", "d1"])
+    for n in range(4):  # checkpoints, and with each the log behind it is dropped
+        corpus.add([Document(id=f"e{n}-{i}", text=f"more{n} burrow {i}") for i in range(9)])
+    assert reader._with_searcher()._vectors_at[1] < reader.store.floor
+    for mode in MODES:
+        assert found(reader, "burrow", mode) == found(corpus, "burrow", mode)
+        assert not found(reader, "burrow", mode) & {"d0", "d1"}
+
+
+def test_a_reader_counts_the_vectors_it_may_return(
+    corpus: Corpus, open_corpus: Callable[..., Corpus]
+) -> None:
+    """Vectors that came and went between two looks are not in the segments."""
+    corpus.add([Document(id=f"d{n}", text=f"word{n} burrow") for n in range(100)])
+    reader = open_corpus()
+    reader.search("burrow", mode="dense")
+    corpus.add([Document(id="short", text="a short visit")])
+    corpus.delete(["short", "d1"])
+    reader.search("burrow", mode="dense")
+    assert reader._with_searcher().vector_count == 99
+
+
+def test_a_restored_database_does_not_hang_the_reader(
+    filled: Corpus,
+    directory: Path,
+    tmp_path: Path,
+    open_corpus: Callable[..., Corpus],
+    found: Callable[..., set[str]],
+) -> None:
+    """The lexical files are of a later time than the database."""
+    backup = tmp_path / "backup.db"
+    with closing(sqlite3.connect(backup)) as copy:
+        filled.store.connection.backup(copy)
+    filled.add([Document(id="late", text="late burrow")])
+    filled.close()
+    for name in ("ragembed.db-wal", "ragembed.db-shm"):
+        (directory / name).unlink(missing_ok=True)
+    (directory / "ragembed.db").write_bytes(backup.read_bytes())
+    restored = open_corpus()
+    assert "late" not in found(restored, "burrow")
+    assert found(restored, "aardvark", "hybrid") >= {"aardvark"}
+    assert restored.verify().ok
+
+
+def test_a_slow_writer_does_not_stop_readers(
+    filled: Corpus,
+    directory: Path,
+    open_corpus: Callable[..., Corpus],
+    found: Callable[..., set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A writer that has committed to the database and takes its time with tantivy."""
+    monkeypatch.setattr(snapshot, "PATIENCE", 0.2)
+    started, go_on = threading.Event(), threading.Event()
+    real = Writer._follow
+
+    def slow(self: Writer, transaction: Any) -> None:
+        started.set()
+        assert go_on.wait(20)
+        real(self, transaction)
+
+    monkeypatch.setattr(Writer, "_follow", slow)
+    document = Document(id="late", text="late burrow")
+    thread = threading.Thread(target=lambda: filled.add([document]))
+    thread.start()
+    try:
+        assert started.wait(20)
+        reader = open_corpus()
+        assert "late" in found(reader, "burrow")
+        assert reader._with_searcher()._in_memory
+    finally:
+        go_on.set()
+        thread.join()
+    monkeypatch.setattr(Writer, "_follow", real)
+    filled.delete(["late"])
+    assert "late" not in found(reader, "burrow")
+    assert not reader._with_searcher()._in_memory
+
+
+def test_readers_and_a_writer_at_once(filled: Corpus, open_corpus: Callable[..., Corpus]) -> None:
+    """Whatever the moment: an answer is of one commit, and what was deleted before is not in it."""
+    errors: list[BaseException] = []
+    deleted: set[str] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            with open_corpus() as reader:
+                while not done.is_set():
+                    gone = set(deleted)
+                    for mode in MODES:
+                        hits = reader.search("burrow pair", k=50, mode=mode)  # type: ignore[arg-type]
+                        paths = {hit.path for hit in hits}
+                        assert not paths & gone
+                        assert len({path for path in paths if path.startswith("pair")}) != 1
+        except BaseException as error:  # handed to the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for n in range(10):
+        pair = [f"pair{n}a", f"pair{n}b"]
+        filled.add([Document(id=id, text=f"a burrow pair {id}") for id in pair])
+        filled.delete(pair)
+        deleted.update(pair)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert filled.verify().ok
+
+
+def test_the_vectors_are_not_loaded_again_for_nothing(
+    filled: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.search("burrow", mode="dense")
+    monkeypatch.setattr(VectorIndex, "load", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr(snapshot, "current_vectors", lambda *_: pytest.fail("built again"))
+    filled.search("burrow", mode="dense")
+    filled.search("burrow", mode="hybrid")
