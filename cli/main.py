@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import sys
 
 import click
@@ -108,10 +107,6 @@ def run(arguments: list[str]) -> int:
             raise
         click.echo(f"error: {name(str(error))}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`). Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if debug:
             raise

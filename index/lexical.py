@@ -22,7 +22,7 @@ from ragembed.index.analysis import ANALYSER_VERSION
 
 DIRECTORY = f"lexical-{ANALYSER_VERSION}"
 # Share of a match in title or headings beside one in the text (docs/retrieval.md).
-TITLE_BOOST = 0.3
+TITLE_BOOST = 0.15
 MAX_TERMS = 1024  # of a query, the first ones
 _FOOTER_MAGIC = 1337
 _SEGMENT_FILES = {".fast", ".fieldnorm", ".idx", ".store", ".term"}

@@ -195,10 +195,10 @@ def _accident(
     found: Scan,
 ) -> str:
     """Why so many documents are gone that removing them is more likely wrong than right."""
+    if known and not os.path.isdir(target.path):
+        return f"{target.display} is not there"
     if not gone:
         return ""
-    if not os.path.isdir(target.path):
-        return f"{target.display} is not there"
     if target.subtree:
         return ""  # the user pointed at it
     if not found.files and not target.file:

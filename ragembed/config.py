@@ -140,7 +140,7 @@ class RetrievalConfig(Config):
     """
 
     candidates: int = 200
-    dense_weight: float = 0.65
+    dense_weight: float = 0.7
 
     def __post_init__(self) -> None:
         _require(

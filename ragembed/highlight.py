@@ -12,6 +12,7 @@ from ragembed.index.analysis import matches
 from ragembed.index.rows import StoredPassage
 
 Span = tuple[int, int]
+_HEADING_MARKS = " \t\r\n#=-~^\"'*+.`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Highlighter:
             start, end = window or (passage.start, passage.end)
             area = (start - passage.start, end - passage.start)
             words = matches(passage.text, self._terms, passage.language)
-            choices = _sentences_within(passage.text, area)
+            choices = _sentences_within(passage.text, area, passage.heading)
             best = self._rarest(choices, words)
             if best is None and len(choices) > 1:
                 undecided.append((n, choices, passage.text))
@@ -93,8 +94,10 @@ class Highlighter:
         return best
 
 
-def _sentences_within(text: str, area: Span) -> list[Span]:
-    """Sentences of a text cut to an area, blank ones left out."""
+def _sentences_within(text: str, area: Span, heading: Sequence[str]) -> list[Span]:
+    """Sentences of a text cut to an area; headings only where there is nothing else."""
     start, end = area
     cut = [(max(a, start), min(b, end)) for a, b in sentences(text) if b > start and a < end]
-    return [(a, b) for a, b in cut if text[a:b].strip()]
+    filled = [(a, b) for a, b in cut if text[a:b].strip()]
+    body = [(a, b) for a, b in filled if text[a:b].strip(_HEADING_MARKS) not in heading]
+    return body or filled

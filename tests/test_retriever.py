@@ -64,7 +64,7 @@ def test_fusion_is_the_documented_formula(corpus: Corpus) -> None:
     top = max(hit.lexical or 0 for hit in hits)
     for hit in hits:
         if hit.path in ("weevil", "ship", "tea"):  # no unknown tokens
-            expected = 0.65 * (hit.dense or 0) + 0.35 * (hit.lexical or 0) / top
+            expected = 0.7 * (hit.dense or 0) + 0.3 * (hit.lexical or 0) / top
             assert hit.score == pytest.approx(expected, abs=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_the_dense_weight_falls_with_unknown_tokens(corpus: Corpus) -> None:
     share = float(tokens.unknown.mean())
     assert 0 < share <= 1
     ship = hits["ship"]
-    weight = 0.65 * (1 - share)
+    weight = 0.7 * (1 - share)
     expected = weight * (ship.dense or 0) + (1 - weight) * (ship.lexical or 0) / top
     assert ship.score == pytest.approx(expected, abs=1e-6)
 

@@ -6,13 +6,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ragembed.index import snapshot
+from ragembed.index import commit, snapshot
 from ragembed.index.commit import Writer
 from ragembed.index.snapshot import Searcher
 from ragembed.index.vectors import VectorIndex
@@ -97,6 +98,7 @@ def test_a_reader_older_than_the_deletion_log_starts_again(
     for mode in MODES:
         assert found(reader, "burrow", mode) == found(corpus, "burrow", mode)
         assert not found(reader, "burrow", mode) & {"d0", "d1"}
+    assert reader._with_searcher().vector_count == 10 - 2 + 4 * 9
 
 
 def test_a_reader_counts_the_vectors_it_may_return(
@@ -201,6 +203,37 @@ def test_readers_and_a_writer_at_once(filled: Corpus, open_corpus: Callable[...,
         thread.join()
     assert errors == []
     assert filled.verify().ok
+
+
+def test_a_reader_that_mends_does_not_turn_a_writer_away(
+    filled: Corpus,
+    open_corpus: Callable[..., Corpus],
+    found: Callable[..., set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It holds the writer's lock for a moment; nobody is to be told of "another writer" for that."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_follow", lambda *_: None)
+        filled.add([Document(id="late", text="late burrow")])
+    mending = threading.Event()
+    real = commit.current_lexical
+
+    def slowly(store: Any) -> Any:
+        mending.set()
+        time.sleep(0.2)
+        return real(store)
+
+    reader = open_corpus()
+    answers: list[set[str]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "current_lexical", slowly)
+        thread = threading.Thread(target=lambda: answers.append(found(reader, "late")))
+        thread.start()
+        assert mending.wait(20)
+        filled.add([Document(id="later", text="a later burrow")])
+        thread.join()
+    assert answers == [{"late"}]
+    assert found(reader, "later") == {"later"}
 
 
 def test_the_vectors_are_not_loaded_again_for_nothing(

@@ -84,6 +84,14 @@ def test_a_changed_index_leaves_the_old_one_as_it_was() -> None:
     assert before[0].tolist() == after[0].tolist()
 
 
+def test_what_died_earlier_stays_dead() -> None:
+    index, empty = index_of(6), np.zeros((0, D), np.float32)
+    for dead in (4, 2, 6):
+        index = index.with_changes(NONE, empty, np.array([dead]))
+    assert sorted(index.search(unit(1)[0], 6)[0].tolist()) == [1, 3, 5]
+    assert index.dead_count == 3
+
+
 def test_many_small_changes_are_merged() -> None:
     index, array = VectorIndex(D), unit(50)
     for n in range(50):

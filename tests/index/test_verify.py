@@ -92,6 +92,30 @@ def test_a_damaged_vector_is_named_and_never_served(
     assert all(hit.score == hit.score for hit in reader.search("aardvark burrow", k=50))
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE passage SET heading = 'no JSON' WHERE id = 1",
+        "UPDATE passage SET heading = '7' WHERE id = 1",
+        "UPDATE passage SET text = CAST(x'41ff42' AS TEXT) WHERE id = 1",
+        "UPDATE document SET language = 'eNglish' WHERE id = 1",
+        "UPDATE document SET metadata = 'no JSON' WHERE id = 1",
+    ],
+)
+def test_a_damaged_row_does_not_stop_the_rest(
+    filled: Corpus, sql: Sql, directory: Path, open_corpus: Callable[..., Corpus], statement: str
+) -> None:
+    """Nor the lexical files from being built again, nor the next writer."""
+    sql(statement)
+    shutil.rmtree(directory / "lexical-1")
+    corpus = open_corpus()
+    assert {hit.path for hit in corpus.search("burrow", k=50)} >= {"badger", "fossa"}
+    corpus.add([Document(id="gnu", text="A gnu has no burrow.")])
+    assert corpus.search("gnu", mode="lexical")[0].path == "gnu"
+    corpus.delete(["aardvark"])
+    assert corpus.verify().ok
+
+
 def test_the_remedy_for_a_damaged_vector_works(
     filled: Corpus, sql: Sql, kinds: Callable[[Corpus], list[str]]
 ) -> None:
