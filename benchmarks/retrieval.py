@@ -2,9 +2,9 @@
 
     python benchmarks/retrieval.py [--data DIR] [--dtype bfloat16 float32] [SET ...]
 
-Each document of a set becomes a Markdown file (its title as heading, its text), the folder is indexed with
-the defaults, and every query is asked with `corpus.search`. A document's score is that of its best
-hit. Needs `pip install -e '.[benchmark]'` and the evaluation sets (`--data`, RAGEMBED_DATA, or
+Each document becomes a Markdown file (its title as heading, then its text), the folder is indexed
+with the defaults, and every query is asked with `corpus.search`. A document's score is that of its
+best hit. Needs `pip install -e '.[benchmark]'` and the evaluation sets (`--data`, RAGEMBED_DATA, or
 ../shared/data).
 """
 
@@ -40,7 +40,7 @@ SETS = {
     "xquad-zh": "test",
 }
 MODES: tuple[Mode, ...] = ("dense", "lexical", "hybrid")
-HITS = 50
+HITS = 20  # passages; they hold ten documents with room to spare
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -7,10 +7,10 @@ import logging
 import sys
 
 import click
-from ragembed.cli.options import Settings
-from ragembed.cli.text import name
 
 import ragembed
+from ragembed.cli.options import Settings
+from ragembed.cli.text import name
 from ragembed.errors import RagembedError
 
 # Name -> module and one line of help; a test compares the lines with the commands' own.

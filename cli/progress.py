@@ -7,11 +7,11 @@ import time
 from types import TracebackType
 
 import click
-from ragembed.cli.options import Settings
-from ragembed.cli.text import name
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ragembed.cli.options import Settings
+from ragembed.cli.text import name
 from ragembed.indexer import Listener
 from ragembed.indexer import Progress as Step
 

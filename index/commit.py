@@ -18,7 +18,7 @@ from types import TracebackType
 from ragembed.index import schema
 from ragembed.index.derive import current_lexical, current_vectors, rebuild_lexical
 from ragembed.index.lexical import LexicalFailure, LexicalIndex
-from ragembed.index.lock import writer_lock
+from ragembed.index.lock import PATIENCE, writer_lock
 from ragembed.index.rows import StoredModel
 from ragembed.index.store import Store
 from ragembed.index.transaction import Transaction
@@ -38,12 +38,14 @@ class Writer:
             ...
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, patience: float = PATIENCE) -> None:
+        """`patience` is how many seconds to wait for the lock."""
         self.directory = directory
+        self._patience = patience
 
     def __enter__(self) -> Writer:
         with ExitStack() as stack:
-            stack.enter_context(writer_lock(self.directory))
+            stack.enter_context(writer_lock(self.directory, self._patience))
             connection = schema.connect(self.directory, write=True)
             stack.callback(connection.close)
             self.store = Store(self.directory, connection)
@@ -123,6 +125,9 @@ class Writer:
             return
         compact = index.compacted()
         if not compact.segments:
+            if bad:
+                with self.transaction() as transaction:
+                    transaction.drop_checkpoints(bad)
             return
         name = f"vectors-{uuid.uuid4().hex}.faiss"
         with schema.storage_errors(self.directory):

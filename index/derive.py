@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
 from ragembed.index.analysis import terms
 from ragembed.index.lexical import LexicalFailure, LexicalIndex, PassageTerms
 from ragembed.index.rows import StoredModel
@@ -39,6 +40,7 @@ def current_vectors(store: Store, model: StoredModel) -> tuple[VectorIndex, int]
         if checkpoint.generation < store.floor:
             continue
         dead = np.array(store.deleted("vector", checkpoint.generation), dtype=np.int64)
+        dead = dead[dead <= checkpoint.max_vector_id]  # what came and went since is in no file
         return _with_tail(store, model, index, checkpoint.max_vector_id, dead)
     return _with_tail(store, model, VectorIndex(model.dimension), 0, np.zeros(0, dtype=np.int64))
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tantivy
+
 from ragembed.index.analysis import ANALYSER_VERSION
 
 DIRECTORY = f"lexical-{ANALYSER_VERSION}"

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import portalocker
-from ragembed.index import schema
-from ragembed.index.schema import storage_errors
 
 from ragembed.errors import IndexLocked
+from ragembed.index import schema
+from ragembed.index.schema import storage_errors
 
 LOCK = "LOCK"
 
 
+# Seconds that a writer waits: a reader that mends the lexical files holds the lock for a moment.
+PATIENCE = 1.0
+_PAUSE = 0.02
+
+
 @contextmanager
-def writer_lock(directory: Path) -> Iterator[None]:
+def writer_lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Hold the writer's lock while the block runs. The file is never unlinked.
 
     Raises:
@@ -28,12 +35,13 @@ def writer_lock(directory: Path) -> Iterator[None]:
     with storage_errors(directory):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     with os.fdopen(descriptor, "r+", encoding="ascii") as file:
-        try:
-            portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
-        except portalocker.LockException:
-            raise IndexLocked(
-                f"another writer{_holder(path)} holds {path}; wait until it is done"
-            ) from None
+        deadline = time.monotonic() + patience
+        while not _locked(file):
+            if time.monotonic() >= deadline:
+                raise IndexLocked(
+                    f"another writer{_holder(path)} holds {path}; wait until it is done"
+                )
+            time.sleep(_PAUSE)
         try:
             with storage_errors(directory):
                 file.truncate(0)
@@ -57,6 +65,14 @@ def create_index(directory: Path) -> None:
     with writer_lock(directory):
         if not schema.exists(directory):
             schema.create(directory)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
+    except portalocker.LockException:
+        return False
+    return True
 
 
 def _holder(path: Path) -> str:

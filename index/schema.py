@@ -164,11 +164,12 @@ def storage_errors(directory: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(f"{error.filename or directory}: {error.strerror or error}") from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         # Python 3.10 has no sqlite_errorcode; the text is the same there.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         text = str(error)
-        if code in _DAMAGE_CODES or "malformed" in text or "not a database" in text:
+        damaged = isinstance(error, UnicodeDecodeError) or code in _DAMAGE_CODES
+        if damaged or "malformed" in text or "not a database" in text:
             raise IndexDamaged(
                 f"{directory / DATABASE} is damaged ({text}): `ragembed verify` says where; restore a "
                 "backup, or index the folders again into a new directory"

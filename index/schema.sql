@@ -39,7 +39,8 @@ CREATE TABLE document (
   passages INTEGER NOT NULL,
   windows INTEGER NOT NULL,
   tokens INTEGER NOT NULL,
-  unknown INTEGER NOT NULL
+  unknown INTEGER NOT NULL,
+  crc INTEGER NOT NULL            -- CRC-32 of what a hit shows of it, see document_crc
 ) STRICT;
 CREATE UNIQUE INDEX document_path ON document (ifnull(root_id, 0), path);
 CREATE INDEX document_sha256 ON document (sha256);
@@ -62,7 +63,7 @@ CREATE TABLE passage (
   tokens INTEGER NOT NULL,
   unknown INTEGER NOT NULL,
   text TEXT NOT NULL,
-  crc INTEGER NOT NULL            -- CRC-32 of document_id, start, end and text
+  crc INTEGER NOT NULL            -- CRC-32 of all but id, tokens and unknown, see passage_crc
 ) STRICT;
 CREATE INDEX passage_document ON passage (document_id, position);
 

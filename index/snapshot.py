@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ragembed.errors import IndexLocked, StorageError
 from ragembed.index.commit import Writer
 from ragembed.index.derive import current_vectors, rebuild_lexical
 from ragembed.index.lexical import LexicalFailure, LexicalIndex
 from ragembed.index.rows import StoredModel
 from ragembed.index.store import Store
 from ragembed.index.vectors import VectorIndex
-
-from ragembed.errors import IndexLocked, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class Searcher:
         if vectors is None:
             return last
         dead = np.array(self.store.deleted("vector", generation), dtype=np.int64)
+        dead = dead[dead <= last]  # what came and went since then was never taken in
         for ids, array in self.store.vectors(model.id, model.dimension, last):
             vectors = vectors.with_changes(ids, array, np.zeros(0, dtype=np.int64))
             last = int(ids[-1])
@@ -112,10 +113,12 @@ class Searcher:
 
     def _lexical_is_current(self) -> bool:
         generation = self.store.generation
+        if self._in_memory and self._lexical and self._lexical.generation != generation:
+            self._lexical, self._in_memory = None, False  # the files may be of use again
         try:
             if self._lexical is None:
                 self._lexical = LexicalIndex.open(self.directory)
-            elif self._lexical.generation != generation and not self._in_memory:
+            elif self._lexical.generation != generation:
                 self._lexical.reload()
         except LexicalFailure as error:
             logger.info("lexical files: %s", error)
@@ -130,7 +133,7 @@ class Searcher:
             if self._lexical.generation == self.store.generation:
                 return  # one of the two has moved on meanwhile
         try:
-            with Writer(self.directory):
+            with Writer(self.directory, patience=0.0):
                 return  # nobody was writing: opening as a writer has mended it
         except IndexLocked:
             if time.monotonic() < deadline:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ragembed.errors import IndexDamaged
 from ragembed.index import schema
 from ragembed.index.rows import (
     FileFacts,
@@ -23,8 +25,6 @@ from ragembed.index.rows import (
 )
 from ragembed.index.vectors import Checkpoint
 
-from ragembed.errors import IndexDamaged
-
 logger = logging.getLogger(__name__)
 
 _DOCUMENT = (
@@ -33,7 +33,8 @@ _DOCUMENT = (
 )
 _PASSAGE = (
     "SELECT p.id, p.document_id, p.start, p.end, p.first_line, p.last_line, p.page, p.heading, "
-    "p.tokens, p.unknown, p.text, d.root_id, d.path, d.title, d.language, d.metadata, d.sha256, p.crc "
+    "p.tokens, p.unknown, p.text, d.root_id, d.path, d.title, d.language, d.metadata, d.sha256, "
+    "p.crc, p.position, d.crc "
     "FROM passage p JOIN document d ON d.id = p.document_id"
 )
 
@@ -44,6 +45,8 @@ class Store:
     def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
         self.directory = directory
         self.connection = connection
+        # A damaged text has to be seen by its checksum, not to end the whole query.
+        connection.text_factory = _lenient
 
     @classmethod
     def open(cls, directory: Path) -> Store:
@@ -149,17 +152,17 @@ class Store:
         for part in _parts(passage_ids):
             marks = ",".join("?" * len(part))
             for row in self.connection.execute(f"{_PASSAGE} WHERE p.id IN ({marks})", part):
-                passage = _passage(row)
+                *_, crc, position, document = row
                 if (
-                    passage_crc(passage.document_id, passage.start, passage.end, passage.text)
-                    != row[-1]
+                    passage_crc(row[1], position, *row[2:8], row[10]) != crc
+                    or document_crc(row[12], row[16], row[13], row[14], row[15]) != document
                 ):
                     logger.warning(
                         "passage %d is damaged and was left out; `ragembed verify` says more",
                         row[0],
                     )
                     continue
-                found[passage.id] = passage
+                found[row[0]] = _passage(row)
         return found
 
     def passages_of_vectors(self, vector_ids: Sequence[int]) -> list[tuple[int, int, int, int]]:
@@ -265,7 +268,7 @@ class Store:
             (after,),
         )
         for id, text, language, title, heading in cursor:
-            yield id, text, language, title, tuple(json.loads(heading))
+            yield id, text, language, title, _heading(heading)
 
     def last_passage_id(self) -> int:
         """The highest passage id, 0 where there is none."""
@@ -288,9 +291,23 @@ def vectors_from(blobs: Sequence[bytes], dimension: int) -> NDArray[np.float32]:
     return flat.reshape(len(blobs), dimension).astype(np.float32)
 
 
-def passage_crc(document_id: int, start: int, end: int, text: str) -> int:
-    """The checksum a passage's row carries."""
-    return zlib.crc32(f"{document_id}\0{start}\0{end}\0{text}".encode("utf-8", "surrogatepass"))
+def passage_crc(*columns: object) -> int:
+    """The checksum of a passage's row: document id, position, start, end, first and last line, page,
+    heading (JSON), text."""
+    return _crc(columns)
+
+
+def document_crc(*columns: object) -> int:
+    """The checksum of a document's row: path, sha256, title, language, metadata (JSON)."""
+    return _crc(columns)
+
+
+def _crc(columns: tuple[object, ...]) -> int:
+    return zlib.crc32("\0".join(map(repr, columns)).encode())
+
+
+def _lenient(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def _parts(values: Sequence[object]) -> Iterator[Sequence[object]]:
@@ -310,9 +327,26 @@ def _document(row: tuple[Any, ...]) -> StoredDocument:
         format,
         encoding,
         title,
-        json.loads(metadata),
+        _parsed(metadata),
         *counts,
     )
+
+
+def _heading(column: str) -> tuple[str, ...]:
+    """A heading path; empty where it is damaged, which `verify` sees by the checksum."""
+    try:
+        return tuple(map(str, json.loads(column)))
+    except (TypeError, ValueError):
+        return ()
+
+
+def _parsed(metadata: str) -> dict[str, Any]:
+    """A document's metadata; none where they are damaged, which `verify` sees by the checksum."""
+    try:
+        found = json.loads(metadata)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _passage(row: tuple[Any, ...]) -> StoredPassage:

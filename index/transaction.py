@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ragembed.errors import InvalidInput
 from ragembed.index.derive import passage_terms
 from ragembed.index.lexical import PassageTerms
 from ragembed.index.rows import DocumentRow, FileFacts, PassageRow, StoredModel
-from ragembed.index.store import Store, passage_crc
+from ragembed.index.store import Store, document_crc, passage_crc
 from ragembed.index.vectors import check_vectors
-
-from ragembed.errors import InvalidInput
 
 
 class Transaction:
@@ -124,10 +124,13 @@ class Transaction:
             json.dumps(row.metadata), row.replaced, len(row.passages),
             sum(len(p.windows) for p in row.passages),
             sum(p.tokens for p in row.passages), sum(p.unknown for p in row.passages),
+            document_crc(
+                row.path, row.facts.sha256, row.title, row.language, json.dumps(row.metadata)
+            ),
         )  # fmt: skip
         columns = (
             "root_id, path, sha256, size, mtime_ns, inode, checked_ns, format, encoding, language, "
-            "title, metadata, replaced, passages, windows, tokens, unknown"
+            "title, metadata, replaced, passages, windows, tokens, unknown, crc"
         )
         marks = ", ".join("?" * len(values))
         if replaces is None:
@@ -157,13 +160,17 @@ class Transaction:
         vector_ids: Mapping[bytes, int],
     ) -> None:
         first, last = passage.lines or (None, None)
-        crc = passage_crc(document_id, passage.start, passage.end, passage.text)
+        heading = json.dumps(passage.heading)
+        crc = passage_crc(
+            document_id, position, passage.start, passage.end, first, last, passage.page, heading,
+            passage.text,
+        )  # fmt: skip
         cursor = self._connection.execute(
             "INSERT INTO passage (document_id, position, start, end, first_line, last_line, page, "
             "heading, tokens, unknown, text, crc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 document_id, position, passage.start, passage.end, first, last, passage.page,
-                json.dumps(passage.heading), passage.tokens, passage.unknown, passage.text, crc,
+                heading, passage.tokens, passage.unknown, passage.text, crc,
             ),
         )  # fmt: skip
         passage_id = int(cursor.lastrowid or 0)
@@ -198,6 +205,13 @@ class Transaction:
         """The same content under another path."""
         self._connection.execute(
             "UPDATE document SET root_id = ?, path = ? WHERE id = ?", (root_id, path, document_id)
+        )
+        row = self._connection.execute(
+            "SELECT path, sha256, title, language, metadata FROM document WHERE id = ?",
+            (document_id,),
+        ).fetchone()
+        self._connection.execute(
+            "UPDATE document SET crc = ? WHERE id = ?", (document_crc(*row), document_id)
         )
         self.touch_document(document_id, facts)
 

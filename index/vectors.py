@@ -17,9 +17,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from ragembed.index.schema import sync_directory
 
 from ragembed.errors import InvalidInput
+from ragembed.index.schema import sync_directory
 
 # Segments beyond this are merged into one, so that a search stays one or two scans.
 MAX_SEGMENTS = 8

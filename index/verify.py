@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import sqlite3
 import zlib
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from ragembed.index import schema
-from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex, damaged_files
-from ragembed.index.store import Store, passage_crc
-from ragembed.index.vectors import VectorIndex
 
 from ragembed.errors import IndexDamaged, IndexFailure
+from ragembed.index import schema
+from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex, damaged_files
+from ragembed.index.store import Store, document_crc, passage_crc
+from ragembed.index.vectors import VectorIndex
 from ragembed.types import Problem
 
 _REBUILD = "the next `ragembed index` builds it again; until then the database answers"
@@ -66,23 +66,36 @@ def _documents(store: Store) -> Iterator[Problem]:
         except IndexDamaged as error:
             yield Problem("text", name, str(error))
             continue
+        own = store.connection.execute(
+            "SELECT path, sha256, title, language, metadata, crc FROM document WHERE id = ?",
+            (document.id,),
+        ).fetchone()
+        if document_crc(*own[:-1]) != own[-1]:
+            yield Problem("checksum", f"document {document.id}, {name}", _AGAIN)
         passages = windows = 0
         rows = store.connection.execute(
-            "SELECT id, start, end, text, crc, heading FROM passage WHERE document_id = ? "
-            "ORDER BY position",
+            "SELECT id, start, end, text, crc, position, first_line, last_line, page, heading "
+            "FROM passage WHERE document_id = ? ORDER BY position",
             (document.id,),
         ).fetchall()
-        for id, start, end, passage, crc, heading in rows:
+        for id, start, end, passage, crc, position, *rest in rows:
             passages += 1
-            if passage_crc(document.id, start, end, passage) != crc:
+            if passage_crc(document.id, position, start, end, *rest, passage) != crc:
                 yield Problem("checksum", f"passage {id} of {name}", _AGAIN)
-            elif text[start:end] != passage or not isinstance(json.loads(heading), list):
+            elif text[start:end] != passage:
                 yield Problem("span", f"passage {id} of {name}", _AGAIN)
-            own = store.connection.execute(
-                "SELECT count(*), min(start), max(end) FROM window WHERE passage_id = ?", (id,)
-            ).fetchone()
-            windows += own[0]
-            if not own[0] or own[1] < start or own[2] > end:
+            spans = store.connection.execute(
+                "SELECT w.start, w.end, v.key FROM window w JOIN vector v ON v.id = w.vector_id "
+                "WHERE w.passage_id = ?",
+                (id,),
+            ).fetchall()
+            windows += len(spans)
+            if not spans or not all(
+                start <= first < last <= end
+                and hashlib.sha256(text[first:last].encode("utf-8", "surrogatepass")).digest()
+                == key
+                for first, last, key in spans
+            ):
                 yield Problem("window", f"passage {id} of {name}", _AGAIN)
         if (passages, windows) != (document.passages, document.windows):
             yield Problem(

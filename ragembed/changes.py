@@ -175,6 +175,8 @@ def _surely_same(facts: FileFacts, file: ScannedFile) -> bool:
 
 def _list(target: Target, protect: Sequence[str]) -> Scan:
     root = os.fsdecode(target.path)
+    if not os.path.isdir(root):
+        return Scan((), (), ())  # unmounted or moved: `_accident` says so
     if not target.file:
         return scan(root, target.config, subtree=target.subtree, protect=protect)
     # A file that was named is read whatever the ignore files say.

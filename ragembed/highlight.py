@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ragembed.chunking import sentences
 from ragembed.encoder.embedder import Embedder
-from ragembed.index.analysis import matches
+from ragembed.index.analysis import Matcher
 from ragembed.index.rows import StoredPassage
 
 Span = tuple[int, int]
@@ -38,7 +38,7 @@ class Highlighter:
         embedder: Callable[[], Embedder] | None,
     ) -> None:
         self._query = query
-        self._terms = frozenset(terms)
+        self._matcher = Matcher(terms)
         self._document_frequency = document_frequency
         self._embedder = embedder
         self._rarity: dict[str, float] = {}
@@ -50,7 +50,7 @@ class Highlighter:
         for n, (passage, window) in enumerate(found):
             start, end = window or (passage.start, passage.end)
             area = (start - passage.start, end - passage.start)
-            words = matches(passage.text, self._terms, passage.language)
+            words = self._matcher.find(passage.text, passage.language)
             choices = _sentences_within(passage.text, area, passage.heading)
             best = self._rarest(choices, words)
             if best is None and len(choices) > 1:

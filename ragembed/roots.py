@@ -30,10 +30,14 @@ class Target:
     absorbs: tuple[StoredRoot, ...] = ()
 
     @property
+    def place(self) -> bytes:
+        """The target's absolute path."""
+        return os.path.join(self.path, self.file or self.subtree).rstrip(_SEPARATOR) or _SEPARATOR
+
+    @property
     def display(self) -> str:
         """The target's absolute path for people."""
-        parts = [part for part in (self.path, self.file or self.subtree) if part]
-        return os.fsdecode(_SEPARATOR.join(parts))
+        return os.fsdecode(self.place)
 
 
 def targets(
@@ -59,7 +63,16 @@ def targets(
     for path in paths:
         target = _target(known, os.fsencode(path), config)
         found[target.path, target.file, target.subtree] = target
-    return list(found.values())
+    return [
+        target
+        for target in found.values()
+        if not any(other is not target and _covers(other, target) for other in found.values())
+    ]
+
+
+def _covers(outer: Target, inner: Target) -> bool:
+    """Whether a sync of one target is about all of another as well."""
+    return not outer.file and relative(outer.place, inner.place) is not None
 
 
 def _target(known: Sequence[StoredRoot], path: bytes, config: ScanConfig | None) -> Target:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ragembed.changes import Finished, Renamed, Touched, look
@@ -108,7 +108,7 @@ class Syncer:
     def _rehearse(self, store: Store, target: Target) -> None:
         """A dry run: everything but encoding and writing."""
         chunking = self._tools.chunking(store)
-        documents = [] if target.root_id is None else store.documents(target.root_id)
+        documents = _documents(store, target)
         pending = _Pending()
         model = store.model()
         seen: set[bytes] = set()
@@ -200,10 +200,25 @@ def _absorb(
     root_id: int,
 ) -> None:
     """Documents of a root inside a new one become the new one's, under a longer path."""
-    prefix = relative(target.path, inner)
     for document in documents:
-        path = b"/".join(part for part in (prefix, document.path) if part)
+        path = _path_in(target, inner, document.path)
         transaction.move_document(document.id, root_id, path, document.facts)
+
+
+def _path_in(target: Target, inner: bytes, path: bytes) -> bytes:
+    """The path in a target of a document of a root inside it."""
+    return b"/".join(part for part in (relative(target.path, inner), path) if part)
+
+
+def _documents(store: Store, target: Target) -> list[StoredDocument]:
+    """What a target's root holds, or would hold once it is made."""
+    if target.root_id is not None:
+        return store.documents(target.root_id)
+    return [
+        replace(document, path=_path_in(target, inner.path, document.path))
+        for inner in target.absorbs
+        for document in store.documents(inner.id)
+    ]
 
 
 def finish(writer: Writer) -> None:

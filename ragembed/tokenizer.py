@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol
@@ -324,6 +324,7 @@ def budget_tokenizer(name: str = DEFAULT_BUDGET) -> Tokenizer:
     return TiktokenTokenizer(tiktoken.get_encoding(encoding))
 
 
+@cache
 def _own_tokenizer() -> TiktokenTokenizer:
     data = Path(__file__).with_name(f"{DEFAULT_BUDGET}.tiktoken").read_bytes()
     if (found := hashlib.sha256(data).hexdigest()) != RANKS_SHA256:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from ragembed.cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,9 +7,9 @@ import sys
 from typing import cast
 
 import click
+
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import count, escape
-
 from ragembed.config import ContextConfig, ContextFormat, RetrievalConfig
 from ragembed.corpus import Corpus
 from ragembed.types import to_json

@@ -9,9 +9,9 @@ from importlib.metadata import version
 
 import click
 import torch
+
 from ragembed.cli.options import Settings, as_json, common, find_index
 from ragembed.cli.text import name, style
-
 from ragembed.corpus import Corpus
 from ragembed.encoder.checkpoint import DEFAULT_MODEL
 from ragembed.encoder.inference import choose_device, choose_dtype

@@ -9,8 +9,8 @@ from typing import BinaryIO, cast
 
 import click
 import numpy as np
-from ragembed.cli.options import Settings, common
 
+from ragembed.cli.options import Settings, common
 from ragembed.config import DType
 from ragembed.encoder.checkpoint import DEFAULT_MODEL
 from ragembed.encoder.model import LongText, PoolingEncoder

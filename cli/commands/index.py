@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
+
 from ragembed.cli.options import DATABASE, FOLDER, Settings, as_json, common, find_index
 from ragembed.cli.progress import Reporter
 from ragembed.cli.text import count, name, style
-
 from ragembed.config import ChunkingConfig, InferenceConfig, ScanConfig
 from ragembed.corpus import Corpus
 from ragembed.errors import MassDelete

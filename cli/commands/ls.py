@@ -6,12 +6,12 @@ import json
 import os
 
 import click
+
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import name, table
-from ragembed.index.store import Store
-
 from ragembed.config import ScanConfig
 from ragembed.corpus import Corpus
+from ragembed.index.store import Store
 from ragembed.readers import explain
 from ragembed.retriever import display_path
 from ragembed.roots import relative

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import click
+
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import count
-
 from ragembed.corpus import Corpus
 
 

@@ -6,9 +6,9 @@ import json
 from typing import cast
 
 import click
+
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import hit_text
-
 from ragembed.config import RetrievalConfig
 from ragembed.corpus import Corpus
 from ragembed.types import Mode, to_json

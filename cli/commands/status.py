@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import click
+
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import name, style, wrap
-
 from ragembed.corpus import Corpus
 from ragembed.types import to_json
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import click
+
 from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import name
 from ragembed.index.lock import create_index
 from ragembed.index.verify import verify
-
 from ragembed.types import Verification, to_json
 
 DAMAGED = 4

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from ragembed.cli.main import COMMANDS, run
 
 Result = tuple[int, str, str]

@@ -7,10 +7,11 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ragembed.index.analysis import (
     MAX_WORD,
+    Matcher,
     detect_language,
-    matches,
     query_terms,
     terms,
 )
@@ -54,7 +55,7 @@ def test_terms_hold_no_blanks(text: str, languages: list[str]) -> None:
 @settings(max_examples=200, deadline=None)
 def test_matches_are_spans_of_the_text(text: str, language: str) -> None:
     wanted = frozenset(terms(text, language))
-    found = matches(text, wanted, language)
+    found = Matcher(wanted).find(text, language)
     assert {term for _, _, term in found} <= wanted
     for start, end, _ in found:
         assert 0 <= start < end <= len(text)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ragembed.index import commit
-from ragembed.index.commit import Writer
-from ragembed.index.vectors import VectorIndex
 
 from ragembed import Corpus, Document
 from ragembed.errors import StorageError
+from ragembed.index import commit
+from ragembed.index.commit import Writer
+from ragembed.index.vectors import VectorIndex
 
 ANSWERS = ("aardvark", "burrow", "lives")
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from ragembed import Corpus, Document
+from ragembed.errors import IndexLocked, InvalidInput, StorageError
 from ragembed.index import derive
 from ragembed.index.commit import Writer
 from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex
 from ragembed.index.rows import DocumentRow, FileFacts, PassageRow, WindowRow
 from ragembed.index.transaction import Transaction
-
-from ragembed import Corpus, Document
-from ragembed.errors import IndexLocked, InvalidInput, StorageError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 ANSWERS = ("aardvark", "burrow", "lives")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from ragembed.index.analysis import query_terms, terms
 from ragembed.index.lexical import (
     DIRECTORY,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ragembed.index import schema
 
 from ragembed import Corpus, Document
 from ragembed.errors import (
@@ -24,6 +23,7 @@ from ragembed.errors import (
     NotAnIndex,
     StorageError,
 )
+from ragembed.index import schema
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file modes")
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ragembed import Corpus, Document
 from ragembed.index import commit, snapshot
 from ragembed.index.commit import Writer
 from ragembed.index.snapshot import Searcher
 from ragembed.index.vectors import VectorIndex
-
-from ragembed import Corpus, Document
 
 MODES = ("lexical", "dense", "hybrid")
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from ragembed.index import vectors as module
-from ragembed.index.vectors import MAX_K, MAX_SEGMENTS, Checkpoint, VectorIndex, check_vectors
 
 from ragembed.errors import InvalidInput
+from ragembed.index import vectors as module
+from ragembed.index.vectors import MAX_K, MAX_SEGMENTS, Checkpoint, VectorIndex, check_vectors
 
 D = 8
 NONE = np.zeros(0, dtype=np.int64)

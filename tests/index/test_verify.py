@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ragembed.index.verify import verify
 
 from ragembed import Corpus, Document
 from ragembed.errors import IndexNotFound, NotAnIndex, RagembedError
+from ragembed.index.verify import verify
 
 Sql = Callable[..., list[Any]]
 LONG = " ".join(f"Sentence {n} tells of thing{n} and of other{n}." for n in range(120))
