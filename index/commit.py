@@ -9,6 +9,7 @@ brought up to date from the database by whoever opens it.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -48,6 +49,7 @@ class Writer:
             stack.enter_context(writer_lock(self.directory, self._patience))
             connection = schema.connect(self.directory, write=True)
             stack.callback(connection.close)
+            stack.callback(self._fold_log)
             self.store = Store(self.directory, connection)
             with schema.storage_errors(self.directory):
                 self._sweep()
@@ -63,6 +65,13 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _fold_log(self) -> None:
+        """Move the write-ahead log into the database, so that a copy of the file alone is whole."""
+        try:
+            self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:  # the log stays; nothing is lost by that
+            logger.warning("the write-ahead log was not folded in: %s", error)
 
     def _close_lexical(self) -> None:
         try:
