@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 from ragembed.index import schema
-from ragembed.index.derive import current_lexical, current_vectors, rebuild_lexical
-from ragembed.index.lexical import LexicalFailure, LexicalIndex
+from ragembed.index.derive import current_lexical, current_vectors, rebuild_on_disk
+from ragembed.index.lexical import LexicalFailure
 from ragembed.index.lock import PATIENCE, writer_lock
 from ragembed.index.rows import StoredModel
 from ragembed.index.store import Store
@@ -114,7 +114,7 @@ class Writer:
             )
         except LexicalFailure as error:
             logger.warning("building the lexical files again: %s", error)
-            self.lexical = rebuild_lexical(self.store, LexicalIndex.create(self.directory))
+            self.lexical = rebuild_on_disk(self.store)
 
     def sweep_vectors(self, model: StoredModel) -> int:
         """Delete the vectors that no window uses any more; returns how many."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ragembed.errors import StorageError
 from ragembed.index.analysis import terms
 from ragembed.index.lexical import LexicalFailure, LexicalIndex, PassageTerms
 from ragembed.index.rows import StoredModel
@@ -69,7 +70,7 @@ def current_lexical(store: Store) -> LexicalIndex:
         reason = str(error)
     if store.counts()[0]:
         logger.warning("building the lexical files again: %s", reason)
-    return rebuild_lexical(store, LexicalIndex.create(store.directory))
+    return rebuild_on_disk(store)
 
 
 def catch_up(store: Store, lexical: LexicalIndex) -> bool:
@@ -83,6 +84,22 @@ def catch_up(store: Store, lexical: LexicalIndex) -> bool:
             added = [passage_terms(*row) for row in store.passage_texts(lexical.last_passage)]
             lexical.apply(generation, store.last_passage_id(), added, removed)
         return lexical.passages == store.counts()[1]
+
+
+def rebuild_on_disk(store: Store) -> LexicalIndex:
+    """Lexical files built anew; needs the lock.
+
+    Raises:
+        StorageError: they cannot be written. The database is as it was, and whoever opens the index
+            next tries again.
+    """
+    try:
+        return rebuild_lexical(store, LexicalIndex.create(store.directory))
+    except (LexicalFailure, OSError) as error:
+        raise StorageError(
+            f"{store.directory}: the lexical files cannot be written ({error}); see to space and "
+            "permissions, nothing that was acknowledged is lost"
+        ) from error
 
 
 def rebuild_lexical(store: Store, lexical: LexicalIndex) -> LexicalIndex:

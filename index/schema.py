@@ -163,7 +163,10 @@ def storage_errors(directory: Path) -> Iterator[None]:
     except IndexFailure:
         raise
     except OSError as error:
-        raise StorageError(f"{error.filename or directory}: {error.strerror or error}") from error
+        raise StorageError(
+            f"{error.filename or directory}: {error.strerror or error}; see to space and permissions, "
+            "nothing that was acknowledged is lost"
+        ) from error
     except (sqlite3.Error, UnicodeDecodeError) as error:
         # Python 3.10 has no sqlite_errorcode; the text is the same there.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
