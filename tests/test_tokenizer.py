@@ -421,6 +421,7 @@ def test_damaged_ranks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ModelError, match="damaged"):
             parse_ranks(data)
     monkeypatch.setattr(module, "RANKS_SHA256", "0" * 64)
+    module._own_tokenizer.cache_clear()  # parsed once a process
     with pytest.raises(ModelError, match="install ragembed again"):
         budget_tokenizer()
 
