@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -112,27 +112,21 @@ CODECS = {
 }
 
 
-def corpus() -> Path:
-    here = Path(__file__).resolve().parents[2]
-    for base in (os.environ.get("RAGEMBED_DATA"), here.parent / "shared" / "data"):
-        if base and (Path(base) / "encodings").is_dir():
-            return Path(base) / "encodings"
-    pytest.skip("no encodings folder in $RAGEMBED_DATA or beside the repository")
-
-
 @pytest.mark.slow
-def test_corpus_of_encodings() -> None:
+def test_corpus_of_encodings(data: Path, tmp_path: Path) -> None:
     right, wrong, skipped = 0, [], 0
-    for path in sorted(corpus().glob("*/*")):
+    with tarfile.open(data / "folders/encodings.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    for path in sorted((tmp_path / "encodings").glob("*/*")):
         folder = path.parent.name
         name = CODECS.get(folder) or "-".join(folder.split("-")[: 3 if "8859" in folder else 2])
-        data = path.read_bytes()
+        raw = path.read_bytes()
         try:
-            expected = data.decode(name).removeprefix("\ufeff")
+            expected = raw.decode(name).removeprefix("\ufeff")
         except (LookupError, UnicodeDecodeError):
             continue
         try:
-            text, encoding = decode(data, None)
+            text, encoding = decode(raw, None)
         except ReadError:
             skipped += 1
             continue
