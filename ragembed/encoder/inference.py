@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# On two cores 1,000 to 4,000 tokens differ little, more is slower (see docs/benchmarks.md).
+# Tried on two cores, 1,000 to 4,000 tokens differed little and 8,000 was slower.
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 131_072
 # A batch smaller than this takes in texts of other lengths, at the price of padding them.
