@@ -17,7 +17,10 @@ C = TypeVar("C", bound="Config")
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 ContextFormat = Literal["markdown", "xml", "json", "messages"]
-Pooling = Literal["mean", "cls", "max", "mean_sqrt_len", "weightedmean", "lasttoken"]
+Pooling = Literal["cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken"]
+Position = Literal["none", "learned", "sinusoidal"]
+Relative = Literal["none", "rotary", "buckets", "relative_key"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh", "identity"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,20 +182,50 @@ class ContextConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DenseConfig(Config):
+    """A linear map of the pooled vector, with an activation; several may follow each other.
+
+    Attributes:
+        inputs: length of the vector that comes in.
+        outputs: length of the vector that goes out.
+        bias: whether a bias is added.
+        activation: applied to the result.
+    """
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+    activation: Activation = "tanh"
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Config):
     """Shape of the encoder: front end, transformer and pooling head.
 
     Attributes:
         vocabulary_size: rows of the token embedding table.
-        hidden_size: D, the width of every token vector and of the sentence vector.
-        layers: transformer blocks.
+        hidden_size: D, the width of every token vector.
+        layers: transformer blocks; 0 makes a static encoder: token table and pooling.
         heads: H, attention heads; `hidden_size` is a multiple of it.
         intermediate_size: width inside each block's MLP.
-        positions: rows of the learned position table, the longest input the weights allow.
+        positions: longest input the weights allow; rows of the learned position table, if any.
         max_length: longest input that is encoded, specials included (at most `positions`).
+        position: what is added to a token's vector for its place (see `encoder.positions`).
+        relative: how attention is told the distance of two tokens.
+        causal: whether a token sees only itself and those before it (GPT).
+        norm_first: LayerNorm before attention and MLP (GPT-2) rather than behind them (BERT).
+        front_norm: LayerNorm behind the front end (BERT).
+        final_norm: LayerNorm behind the last block (GPT-2).
+        activation: inside each block's MLP.
         layer_norm_eps: the constant inside each LayerNorm.
-        pooling: how token vectors become one vector.
-        normalize: whether that vector is scaled to unit length.
+        pad_id: token id that fills up shorter texts; masked, so it changes no vector.
+        specials: whether the tokenizer's special tokens are put around a text.
+        drop_unknown: leave out tokens the vocabulary lacks (model2vec).
+        pooling: how token vectors become one vector; several are concatenated.
+        include_prompt: whether the tokens of a prompt take part in pooling.
+        dense: linear maps behind the pooling.
+        normalize: whether the vector is scaled to unit length.
+        truncate_dim: keep so many leading dimensions (Matryoshka); 0 keeps all.
     """
 
     vocabulary_size: int
@@ -202,9 +235,22 @@ class EncoderConfig(Config):
     intermediate_size: int
     positions: int
     max_length: int
+    position: Position = "learned"
+    relative: Relative = "none"
+    causal: bool = False
+    norm_first: bool = False
+    front_norm: bool = True
+    final_norm: bool = False
+    activation: Activation = "gelu"
     layer_norm_eps: float = 1e-12
-    pooling: Pooling = "mean"
+    pad_id: int = 0
+    specials: bool = True
+    drop_unknown: bool = False
+    pooling: tuple[Pooling, ...] = ("mean",)
+    include_prompt: bool = True
+    dense: tuple[DenseConfig, ...] = ()
     normalize: bool = True
+    truncate_dim: int = 0
 
     def __post_init__(self) -> None:
         _require(
@@ -216,3 +262,42 @@ class EncoderConfig(Config):
             f"max_length {self.max_length} must lie above 2 and within the {self.positions} "
             "positions of the weights",
         )
+        wrong = [mode for mode in self.pooling if mode not in get_args(Pooling)]
+        _require(
+            bool(self.pooling) and not wrong,
+            f"pooling {' + '.join(wrong) or 'without a mode'} is not supported; "
+            f"one or more of {', '.join(get_args(Pooling))} is",
+        )
+        for field, modes in (("position", Position), ("relative", Relative)):
+            _require(
+                getattr(self, field) in get_args(modes),
+                f"{field} {getattr(self, field)!r} is not one of {', '.join(get_args(modes))}",
+            )
+        width = self.pooled_size
+        for dense in self.dense:
+            _require(
+                dense.inputs == width,
+                f"a dense layer takes {dense.inputs} values and gets {width}",
+            )
+            width = dense.outputs
+        _require(
+            0 <= self.truncate_dim <= width,
+            f"truncate_dim is {self.truncate_dim}; the vectors have {width} dimensions",
+        )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EncoderConfig:
+        """Rebuild from `to_json`; raises `InvalidInput` on an unknown key."""
+        dense = [DenseConfig.from_json(layer) for layer in values.get("dense", ())]
+        return super().from_json({**values, "dense": dense})
+
+    @property
+    def pooled_size(self) -> int:
+        """Length of the vector behind the pooling: D for each mode."""
+        return self.hidden_size * len(self.pooling)
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of the vector that comes out."""
+        whole = self.dense[-1].outputs if self.dense else self.pooled_size
+        return self.truncate_dim or whole

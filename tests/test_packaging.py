@@ -30,6 +30,7 @@ LAYERS = [
     {"retriever", "context", "sync"},
     {"texts", "status"},
     {"corpus"},
+    {"training"},
     {"cli", "__main__"},
 ]
 INDEX_MAY_IMPORT = {"errors", "types", "config", "index"}

@@ -14,7 +14,7 @@ from ragembed.cli.options import Settings, as_json, common, find_index
 from ragembed.cli.text import name, style
 from ragembed.corpus import Corpus
 from ragembed.encoder.checkpoint import DEFAULT_MODEL
-from ragembed.encoder.inference import choose_device, choose_dtype
+from ragembed.encoder.device import choose_device, choose_dtype
 from ragembed.encoder.model import PoolingEncoder
 from ragembed.errors import RagembedError
 from ragembed.tokenizer import budget_tokenizer

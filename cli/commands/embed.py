@@ -13,7 +13,8 @@ import numpy as np
 from ragembed.cli.options import Settings, common
 from ragembed.config import DType
 from ragembed.encoder.checkpoint import DEFAULT_MODEL
-from ragembed.encoder.model import LongText, PoolingEncoder
+from ragembed.encoder.inference import LongText
+from ragembed.encoder.model import PoolingEncoder
 from ragembed.errors import InvalidInput
 
 

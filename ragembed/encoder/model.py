@@ -1,4 +1,4 @@
-"""PoolingEncoder: front end -> transformer -> pooling -> unit vector, as one nn.Module.
+"""PoolingEncoder: front end -> transformer -> pooling -> dense -> unit vector, as one nn.Module.
 
 >>> encoder = PoolingEncoder.from_pretrained("all-MiniLM-L6-v2", dtype="float32")
 >>> vectors = encoder.encode(["A cat sat on the mat.", "A kitten rested on the rug."])
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,15 +25,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ragembed.config import DType, EncoderConfig, InferenceConfig
-from ragembed.encoder import checkpoint, inference
-from ragembed.encoder.embedding import FrontEnd, padding_mask
+from ragembed.encoder import checkpoint, save
+from ragembed.encoder.device import choose_device, choose_dtype
+from ragembed.encoder.embedding import FrontEnd
+from ragembed.encoder.inference import Job, LongText, TokenVectors, encode_stream, encode_tokens
+from ragembed.encoder.linear import Linear, set_compute_dtype
 from ragembed.encoder.pooling import pool
+from ragembed.encoder.prompts import missing_prompts
 from ragembed.encoder.transformer import Transformer
+from ragembed.progress import bar
 
 if TYPE_CHECKING:
-    from ragembed.tokenizer import HuggingFaceTokenizer
+    from ragembed.tokenizer import HuggingFaceTokenizer, Tokens
 
-LongText = Literal["error", "truncate", "mean"]
+logger = logging.getLogger(__name__)
 
 
 class PoolingEncoder(nn.Module):
@@ -42,6 +49,7 @@ class PoolingEncoder(nn.Module):
         tokenizer: the checkpoint's own tokenizer.
         prompts: text put in front of a `query` or a `document`, where the checkpoint has one.
         name: what the weights were asked for as.
+        family: the kind of checkpoint they came from ("bert", "mpnet", ...), "" if from none.
         fingerprint: SHA-256 over weights, tokenizer, pooling, prompts, normalisation, dimension.
     """
 
@@ -53,64 +61,61 @@ class PoolingEncoder(nn.Module):
         prompts: Mapping[str, str] | None = None,
         name: str = "",
         weights_sha256: str = "",
+        family: str = "",
+        beside: Mapping[str, bytes] | None = None,
+        trunk: nn.Module | None = None,
         inference: InferenceConfig | None = None,
     ) -> None:
+        """A network with random weights; `from_pretrained` fills one with a checkpoint's.
+
+        `trunk` stands in for front end and transformer: (B, L) ids, (B, L) mask or None, to
+        (B, L, D).
+        """
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
         self.prompts = dict(prompts or {})
         self.name = name
+        self.family = family
+        self.beside = dict(beside or {})
         self.inference = inference or InferenceConfig(device="cpu", dtype="float32")
         self.fingerprint = _fingerprint(config, tokenizer.fingerprint, self.prompts, weights_sha256)
-        self.front_end = FrontEnd(
-            config.vocabulary_size, config.positions, config.hidden_size, config.layer_norm_eps
-        )
-        self.transformer = Transformer(
-            config.layers,
-            config.hidden_size,
-            config.heads,
-            config.intermediate_size,
-            config.layer_norm_eps,
+        self.trunk = trunk
+        if trunk is None:
+            self.front_end = FrontEnd(config)
+            self.transformer = Transformer(config)
+        self.dense = nn.ModuleList(
+            Linear(layer.inputs, layer.outputs, activation=layer.activation, bias=layer.bias)
+            for layer in config.dense
         )
 
-    @property
-    def dimension(self) -> int:
-        """d, the length of each vector."""
-        return self.config.hidden_size
+    def forward(self, ids: Tensor, real: Tensor | None = None, *, skip: int = 0) -> Tensor:
+        """Token ids (B, L) to vectors (B, d) float32.
 
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a document piece, without specials and prompt."""
-        prompt = self.tokenizer.count(self.prompts.get("document", ""))
-        return self.config.max_length - self.tokenizer.special_tokens - prompt
-
-    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Token ids (B, L), padded on the right, to vectors (B, D) float32.
-
-        `lengths` (B,) are the real tokens of each text; None says that nothing is padded, and the
-        attention mask is left out altogether.
+        `real` (B, L) is 1 where a token is real and 0 where it is padding, on either side; None
+        says that nothing is padded, and the attention mask is left out altogether. `skip` leaves
+        so many tokens at the front of each text (a prompt) out of the pooling.
         """
-        B, L = ids.shape
-        mask = None
-        if lengths is None:
-            lengths = torch.full((B,), L, device=ids.device)
-        else:
-            mask = padding_mask(lengths, L, self.compute_dtype)
-        x = self.front_end(ids)  # (B, L, D)
-        x = self.transformer(x, mask)  # (B, L, D)
-        vector = pool(x, lengths, self.config.pooling)  # (B, D)
-        return F.normalize(vector, dim=-1) if self.config.normalize else vector
+        x = self.token_vectors(ids, real)  # (B, L, D)
+        vector = pool(x, real, self.config.pooling, skip=skip)  # (B, P * D)
+        for layer in self.dense:
+            vector = layer(vector)
+        if self.config.normalize:
+            vector = F.normalize(vector, dim=-1)
+        if self.config.truncate_dim:
+            # Matryoshka (Kusupati et al., 2022; arXiv:2205.13147): the first dimensions alone.
+            vector = vector[:, : self.config.truncate_dim]
+            vector = F.normalize(vector, dim=-1) if self.config.normalize else vector
+        return vector  # (B, d)
 
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The dtype of the matrix products; float32 for an encoder without blocks."""
-        maps = (part for part in self.transformer.modules() if isinstance(part, nn.Linear))
-        return next((part.weight.dtype for part in maps), torch.float32)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.front_end.token.weight.device
+    def token_vectors(self, ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """Token ids (B, L) to contextual token vectors (B, L, D) float32."""
+        if self.trunk is not None:
+            x: Tensor = self.trunk(ids, real)
+            return x
+        x = self.front_end(ids, real)  # (B, L, D)
+        x = self.transformer(x, real)  # (B, L, D)
+        return x
 
     @classmethod
     def from_pretrained(
@@ -120,83 +125,202 @@ class PoolingEncoder(nn.Module):
         device: str = "auto",
         dtype: DType = "auto",
         batch_tokens: int = 0,
+        truncate_dim: int = 0,
+        prompts: Mapping[str, str] | None = None,
     ) -> PoolingEncoder:
-        """Load a checkpoint in the sentence-transformers folder layout.
+        """Load a checkpoint: the sentence-transformers folder layout, bare transformers, model2vec.
 
         Args:
             name: a local folder, or a model's name (see `checkpoint.resolve` for the order).
             device: "auto", "cpu", "cuda", "cuda:1", ...
             dtype: of the matrix products; "auto" is bfloat16 where the processor has it.
             batch_tokens: most tokens in one batch; 0 picks a figure for the device.
+            truncate_dim: keep so many leading dimensions (for Matryoshka models); 0 keeps all.
+            prompts: for `query` and `document`, in place of the checkpoint's own.
 
         Raises:
+            InvalidInput: a device, dtype or dimension that is not there.
             ModelNotFound: no weights under that name.
             ModelError: weights of an architecture that is not supported, or damaged ones.
         """
-        loaded = checkpoint.load(checkpoint.resolve(name))
-        run = InferenceConfig(device=device, dtype=dtype, batch_tokens=batch_tokens)
+        target = choose_device(device)
+        loaded = checkpoint.load(checkpoint.resolve(name), truncate_dim=truncate_dim)
+        found = dict(loaded.prompts) if prompts is None else dict(prompts)
+        if prompts is None and (warning := missing_prompts(str(name), found)):
+            logger.warning(warning)
         # Built on the meta device: random initialisation of 22 M weights would only be overwritten.
         with torch.device("meta"):
             encoder = cls(
                 loaded.config,
                 loaded.tokenizer,
-                prompts=loaded.prompts,
+                prompts=found,
                 name=str(name),
                 weights_sha256=loaded.weights_sha256,
-                inference=run,
+                family=loaded.family,
+                beside=loaded.beside,
+                trunk=loaded.trunk,
+                inference=InferenceConfig(device=device, dtype=dtype, batch_tokens=batch_tokens),
             )
-        encoder.load_state_dict(loaded.state, assign=True)
-        target = inference.choose_device(device)
+        encoder.load_state_dict(loaded.state, assign=True, strict=loaded.trunk is None)
         encoder.to(target)
-        inference.cast(encoder.transformer, inference.choose_dtype(dtype, target))
+        encoder.set_dtype(choose_dtype(dtype, target))
         return encoder.eval()
 
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `from_pretrained` and sentence-transformers load.
+
+        Raises:
+            InvalidInput: the folder is there and not empty, or no family has this shape.
+            StorageError: it cannot be written.
+        """
+        save.save(self, Path(folder))
+
     def encode(
-        self, texts: Sequence[str], *, long: LongText = "error", progress: bool = False
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str = "",
+        long: LongText = "error",
+        normalize: bool = True,
+        progress: bool = False,
     ) -> NDArray[np.float32]:
-        """Vectors of texts without a prompt: float32, shape (n, d), unit length.
+        """Vectors of texts without the checkpoint's prompts: float32, shape (n, d), unit length.
 
         Args:
-            texts: strings, none of them blank.
+            texts: any iterable of strings, none of them blank.
+            prompt: put in front of each.
             long: what to do with a text of more than `config.max_length` tokens: refuse it, cut it,
                 or average the vectors of its pieces, weighted by their tokens.
+            normalize: False gives the vectors as the checkpoint's modules make them.
             progress: draw a bar on stderr when it is a terminal.
 
         Raises:
             InvalidInput: a blank text, or one that is too long under `long="error"`.
-            EncodingFailed: the network gave a vector that is not finite.
+            EncodingFailed: the network gave a vector that is not finite, or has no direction.
         """
-        return inference.encode(self, texts, long=long, progress=progress)
+        total = len(texts) if isinstance(texts, Sized) else None
+        with bar("encoding", total, shown=progress) as advance:
+            job = Job(prompt=prompt, long=long, normalize=normalize, advance=advance)
+            blocks = list(encode_stream(self, texts, job))
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.dimension), np.float32)
+
+    def encode_stream(
+        self, texts: Iterable[str], *, prompt: str = "", long: LongText = "error"
+    ) -> Iterator[NDArray[np.float32]]:
+        """The same, a block of about a million tokens at a time, so memory does not grow.
+
+        >>> encoder = PoolingEncoder.from_pretrained()
+        >>> lines = (f"line {n}" for n in range(3))
+        >>> sum(len(block) for block in encoder.encode_stream(lines))
+        3
+        """
+        return encode_stream(self, texts, Job(prompt=prompt, long=long))
 
     def encode_query(
-        self, texts: Sequence[str], *, long: LongText = "mean", progress: bool = False
+        self, texts: Iterable[str], *, long: LongText = "mean", progress: bool = False
     ) -> NDArray[np.float32]:
         """Vectors of queries, with the checkpoint's query prompt; a long one is averaged."""
-        return self._encode_with("query", texts, long, progress)
+        prompt = self.prompts.get("query", "")
+        return self.encode(texts, prompt=prompt, long=long, progress=progress)
 
     def encode_document(
-        self, texts: Sequence[str], *, long: LongText = "error", progress: bool = False
+        self, texts: Iterable[str], *, long: LongText = "error", progress: bool = False
     ) -> NDArray[np.float32]:
         """Vectors of document pieces, with the checkpoint's prompt; otherwise as `encode`."""
-        return self._encode_with("document", texts, long, progress)
+        prompt = self.prompts.get("document", "")
+        return self.encode(texts, prompt=prompt, long=long, progress=progress)
 
-    def _encode_with(
-        self, prompt: str, texts: Sequence[str], long: LongText, progress: bool
-    ) -> NDArray[np.float32]:
-        prefix = self.prompts.get(prompt, "")
-        prompted = [prefix + text for text in texts] if prefix else texts
-        return inference.encode(self, prompted, long=long, progress=progress)
+    def encode_tokens(self, texts: Sequence[str]) -> list[TokenVectors]:
+        """The contextual vector of every token, with its span in the text, special tokens left out.
+
+        Raises:
+            InvalidInput: a blank text, or one that is longer than the model reads.
+        """
+        return encode_tokens(self, texts)
+
+    def model_inputs(self, texts: Sequence[str], *, prompt: str = "") -> list[list[int]]:
+        """The token ids the network reads for each text, prompt and special tokens included."""
+        prompted = [prompt + text for text in texts] if prompt else texts
+        inputs = self.tokenizer.model_inputs(prompted, specials=self.config.specials)
+        if self.config.drop_unknown:
+            unknown = self.tokenizer.unknown_id
+            # A text of unknown tokens alone keeps them: it has to have some vector.
+            inputs = [[n for n in ids if n != unknown] or ids for ids in inputs]
+        return [ids or [self.tokenizer.unknown_id or self.config.pad_id] for ids in inputs]
+
+    def kept(self, tokens: Tokens) -> NDArray[np.bool_]:
+        """Which of a text's tokens the network reads, (n,): all, but for `drop_unknown`."""
+        if self.config.drop_unknown and not tokens.unknown.all():
+            return ~tokens.unknown
+        return np.ones(len(tokens), dtype=np.bool_)
+
+    def frame(self, prompt: str) -> tuple[list[int], list[int]]:
+        """The token ids in front of a text (specials and prompt) and behind it (specials)."""
+        head = self.tokenizer.encode([prompt])[0].ids.tolist() if prompt else []
+        if not self.config.specials:
+            return head, []
+        bare = self.tokenizer.encode(["a"])[0].ids.tolist()
+        framed = self.tokenizer.model_inputs(["a"])[0]
+        start = next(n for n in range(len(framed)) if framed[n : n + len(bare)] == bare)
+        return [*framed[:start], *head], framed[start + len(bare) :]
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of each vector."""
+        return self.config.dimension
+
+    @property
+    def layers(self) -> int:
+        """Transformer blocks; 0 for a static encoder."""
+        return self.config.layers
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a document piece, without specials and prompt."""
+        before, after = self.frame(self.prompts.get("document", ""))
+        return self.config.max_length - len(before) - len(after)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the matrix products in inference; float32 for an encoder without blocks."""
+        if self.trunk is not None:
+            return getattr(self.trunk, "compute_dtype", torch.float32)
+        maps = (part for part in self.transformer.modules() if isinstance(part, Linear))
+        return next((part.compute_dtype for part in maps), torch.float32)
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Choose the dtype of the matrix products; the weights themselves stay float32."""
+        if self.trunk is None:
+            set_compute_dtype(self.transformer, dtype)
+        elif hasattr(self.trunk, "compute_dtype"):
+            self.trunk.compute_dtype = dtype  # type: ignore[assignment]
 
 
 def _fingerprint(
     config: EncoderConfig, tokenizer: str, prompts: Mapping[str, str], weights: str
 ) -> str:
-    parts = {
+    parts: dict[str, object] = {
         "weights": weights,
         "tokenizer": tokenizer,
-        "pooling": config.pooling,
+        "pooling": "+".join(config.pooling),
         "prompts": {key: prompts[key] for key in sorted(prompts)},
         "normalize": config.normalize,
-        "dimension": config.hidden_size,
+        "dimension": config.dimension,
     }
+    # What sets a network apart from a plain BERT; a plain one has none of it.
+    plain = {f.name: f.default for f in fields(config) if f.default is not MISSING}
+    named = {"pooling", "normalize", "truncate_dim"}
+    values = config.to_json()
+    default = json.loads(json.dumps({k: v for k, v in plain.items() if k != "dense"}))
+    if other := {
+        k: values[k] for k in sorted(default) if k not in named and values[k] != default[k]
+    }:
+        parts["shape"] = other
+    if config.dense:
+        parts["dense"] = values["dense"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,26 @@
+"""A `tokenizer.json` for checkpoints that come with a plain vocabulary (`vocab.txt`, ...)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from ragembed.errors import ModelError
+
+
+def build_tokenizer(folder: Path) -> bytes:
+    """The bytes of a `tokenizer.json`, built by transformers from what the folder has.
+
+    Raises:
+        ModelError: there is no vocabulary, or none that can be read without Python code.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        built: str = tokenizer.backend_tokenizer.to_str()
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{folder} has no tokenizer.json and none can be made of what it has ({first})"
+        ) from None
+    return built.encode()
