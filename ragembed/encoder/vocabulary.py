@@ -9,12 +9,18 @@ from transformers import AutoTokenizer
 from ragembed.errors import ModelError
 
 
+_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model", "*.tiktoken")
+
+
 def build_tokenizer(folder: Path) -> bytes:
     """The bytes of a `tokenizer.json`, built by transformers from what the folder has.
 
     Raises:
         ModelError: there is no vocabulary, or none that can be read without Python code.
     """
+    # Without any, transformers makes a tokenizer of no words.
+    if not any(path for pattern in _VOCABULARIES for path in folder.glob(pattern)):
+        raise ModelError(f"{folder} has no tokenizer.json and no vocabulary to make one of")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         built: str = tokenizer.backend_tokenizer.to_str()
