@@ -18,7 +18,8 @@ def _ignore(count: int) -> None:
 def bar(label: str, total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """Draw a bar while the block runs; the value is called with each step done.
 
-    `total` is None where it is not known. Nothing is drawn when `shown` is false or stderr is not a terminal.
+    `total` is None where it is not known. Nothing is drawn when `shown` is false or stderr is not a
+    terminal.
     """
     if not shown or not sys.stderr.isatty():
         yield _ignore

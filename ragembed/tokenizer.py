@@ -13,11 +13,10 @@ of `PIECE / 2` characters without such a place is cut at any character.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -30,7 +29,12 @@ import tiktoken
 from numpy.typing import NDArray
 from tokenizers import Encoding as HuggingFaceEncoding
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import normalizers
 
+from ragembed import byte_pair
+from ragembed.byte_pair import PATTERN as PATTERN
+from ragembed.byte_pair import parse_ranks as parse_ranks
+from ragembed.byte_pair import split_at, with_specials
 from ragembed.errors import InvalidInput, ModelError
 from ragembed.tiktoken_cache import ensure_cached, tiktoken_files
 
@@ -38,19 +42,6 @@ PIECE = 100_000  # most characters handed to an encoder at once
 BATCH = 1_000_000  # characters of pieces that are in memory as encodings at the same time
 DEFAULT_BUDGET = "ragembed-32k"
 RANKS_SHA256 = "ea15f473b0fc9a469224efa6ee3ce7e5c68c0dbd55f61a62c5d8632815dc19c0"
-
-# One alternative per kind of text, each a single greedy run: no look-ahead and no nested
-# repetition, so it runs in linear time whatever the input. Letters other than Han may take one
-# leading blank or mark (" word", ".append", "(self") and an English contraction.
-PATTERN = "|".join(
-    (
-        r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+(?:['’](?:[sdmt]|ll|re|ve))?",
-        r" ?\p{Han}+",
-        r" ?\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",
-        r"\s+",
-    )
-)
 
 # Where a text is best cut, the better kind first: words of SentencePiece may hold marks.
 _BORDERS = (frozenset(" \n\t\r\u3000"), frozenset('.,;:!?()[]{}"<>=/，。、；：！？（）「」《》'))
@@ -160,14 +151,24 @@ class HuggingFaceTokenizer:
 
     Attributes:
         name: how reports call it.
+        data: the file.
         fingerprint: hexadecimal SHA-256 of the file.
+        unknown_id: id of the token that stands for what the vocabulary lacks, if there is one.
         special_tokens: how many special tokens a single text gets (2 for BERT).
     """
 
-    def __init__(self, data: bytes, name: str, *, specials_as_text: bool = False) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        name: str,
+        *,
+        specials_as_text: bool = False,
+        lower_case: bool = False,
+    ) -> None:
         """Parse the bytes of a `tokenizer.json`; raises `ModelError` if they are not one.
 
         `specials_as_text` reads "[SEP]" in a text as five characters; models read it as special.
+        `lower_case` puts texts into lower case first, as some checkpoints ask for beside the file.
         """
         try:
             self._rust = RustTokenizer.from_str(data.decode())
@@ -177,10 +178,16 @@ class HuggingFaceTokenizer:
         self._rust.no_truncation()
         self._rust.no_padding()
         self._rust.encode_special_tokens = specials_as_text
-        self._unknown: int | None = model.get("unk_id")
-        if self._unknown is None and model.get("unk_token") is not None:
-            self._unknown = self._rust.token_to_id(model["unk_token"])
+        if lower_case:
+            own = self._rust.normalizer
+            lower = normalizers.Lowercase()
+            self._rust.normalizer = normalizers.Sequence([lower, own] if own else [lower])
+        unknown: int | None = model.get("unk_id")
+        if unknown is None and model.get("unk_token") is not None:
+            unknown = self._rust.token_to_id(model["unk_token"])
         self.name: Final = name
+        self.data: Final = data
+        self.unknown_id: Final = unknown
         self.fingerprint: Final = hashlib.sha256(data).hexdigest()
         self.special_tokens: Final = int(self._rust.num_special_tokens_to_add(False))
 
@@ -194,11 +201,6 @@ class HuggingFaceTokenizer:
         except OSError as error:
             raise ModelError(f"the tokenizer {path} cannot be read ({error.strerror})") from error
         return cls(data, name or str(path), specials_as_text=specials_as_text)
-
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str) -> HuggingFaceTokenizer:
-        """Parse the bytes of a `tokenizer.json`; raises `ModelError` if they are not one."""
-        return cls(data, name)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """One `Tokens` per text, in order; raises `ModelError` if the encoder breaks down."""
@@ -215,7 +217,9 @@ class HuggingFaceTokenizer:
     def _tokens(self, encoding: HuggingFaceEncoding) -> Tokens:
         ids = np.array(encoding.ids, np.int32)
         flat = np.fromiter(chain.from_iterable(encoding.offsets), np.int32, 2 * len(ids))
-        unknown = np.zeros(len(ids), np.bool_) if self._unknown is None else ids == self._unknown
+        unknown = (
+            np.zeros(len(ids), np.bool_) if self.unknown_id is None else ids == self.unknown_id
+        )
         return Tokens(ids, flat.reshape(-1, 2), unknown)
 
     def count(self, text: str) -> int:
@@ -226,28 +230,53 @@ class HuggingFaceTokenizer:
                 for _, piece in pieces(well_formed(text))
             )
 
-    def model_inputs(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids the model reads, special tokens included; nothing is cut off."""
+    def model_inputs(self, texts: Sequence[str], *, specials: bool = True) -> list[list[int]]:
+        """The ids the model reads, special tokens included unless left out; nothing is cut off."""
         with _no_panic(self.name):
-            encodings = self._rust.encode_batch_fast(list(map(well_formed, texts)))
+            encodings = self._rust.encode_batch_fast(
+                list(map(well_formed, texts)), add_special_tokens=specials
+            )
             return [encoding.ids for encoding in encodings]
 
 
 class TiktokenTokenizer:
-    """A byte-level BPE of the `tiktoken` library: every text has tokens, none is unknown."""
+    """A byte-level BPE of the `tiktoken` library: every text has tokens, none is unknown.
 
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
+    `encode` and `count` read a special token written in a text (`<|endoftext|>`) as the characters
+    it is: a document that mentions one stays a document. `encode_with_specials` reads it as the
+    special token; that is for training data, whose special tokens the program put there itself.
+
+    Attributes:
+        name: how reports call it.
+        special_ids: the id of each special token.
+        vocabulary_size: rows that a token table needs, special tokens included.
+    """
+
+    def __init__(self, encoding: tiktoken.Encoding, *, added: Sequence[str] = ()) -> None:
+        """`added` are the special tokens that `extended` put behind the encoding's own."""
         self._encoding = encoding
+        self._added = tuple(added)
         self.name: Final = encoding.name
+        self.special_ids: Final[Mapping[str, int]] = dict(encoding._special_tokens)
+        self.vocabulary_size: Final = encoding.n_vocab
+
+    def extended(self, *specials: str) -> TiktokenTokenizer:
+        """The same tokenizer with more special tokens, their ids behind the last one.
+
+        Raises `InvalidInput` if one is empty, no valid Unicode, or a token already.
+
+        >>> more = budget_tokenizer().extended("<|endoftext|>", "<|unk|>")
+        >>> more.vocabulary_size, more.special_ids["<|unk|>"]
+        (32770, 32769)
+        """
+        return TiktokenTokenizer(
+            with_specials(self._encoding, specials), added=(*self._added, *specials)
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of the pre-split pattern and the ranks."""
-        digest = hashlib.sha256(self._encoding._pat_str.encode())
-        ranks = self._encoding._mergeable_ranks
-        for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
-            digest.update(b"\n%s %d" % (base64.b64encode(token), rank))
-        return digest.hexdigest()
+        """Hexadecimal SHA-256 of the pre-split pattern, the ranks and the added special tokens."""
+        return byte_pair.fingerprint(self._encoding, self._added)
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
         """One `Tokens` per text, in order; raises `ModelError` if the encoder breaks down."""
@@ -281,14 +310,39 @@ class TiktokenTokenizer:
                 len(self._encoding.encode_ordinary(piece)) for _, piece in pieces(well_formed(text))
             )
 
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Token ids of a text whose special tokens are meant; all else is as in `encode`.
 
-def parse_ranks(data: bytes) -> dict[bytes, int]:
-    """Ranks from a tiktoken file (`base64-token rank` per line); raises `ModelError`."""
-    pairs = (line.split() for line in data.splitlines())
-    try:
-        return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
-    except ValueError as error:
-        raise ModelError(f"the file of tiktoken ranks is damaged ({error})") from error
+        >>> budget_tokenizer().extended("<|end|>").encode_with_specials("one<|end|>")
+        [722, 32768]
+        """
+        ids: list[int] = []
+        for part, special in split_at(text, self.special_ids):
+            if special:
+                ids.append(self.special_ids[part])
+                continue
+            with _no_panic(self.name):
+                for _, piece in pieces(well_formed(part)):
+                    ids += self._encoding.encode_ordinary(piece)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, special ones included; bytes that are no UTF-8 become U+FFFD.
+
+        Raises `InvalidInput` if an id is not in the vocabulary.
+
+        >>> budget_tokenizer().decode(budget_tokenizer().encode(["Don't stop."])[0].ids)
+        "Don't stop."
+        """
+        listed = [int(id_) for id_ in ids]
+        try:
+            return self._encoding.decode(listed)
+        except (KeyError, OverflowError):
+            known = {*self._encoding._mergeable_ranks.values(), *self.special_ids.values()}
+            wrong = next(id_ for id_ in listed if id_ not in known)
+            raise InvalidInput(
+                f"{self.name!r} has no token {wrong}; its ids go from 0 to {max(known)}"
+            ) from None
 
 
 def budget_tokenizer(name: str = DEFAULT_BUDGET) -> Tokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import click
 import pytest
 
 from ragembed.cli.main import COMMANDS, cli
+from ragembed.tiktoken_cache import tiktoken_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 _LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+RUNNABLE = ["docs/concepts.md", "docs/python.md", "docs/tokenizer.md"]
+# Snippets that need GPT-2's files, which a bare machine lacks: fences marked `python gpt2`.
+_GPT2 = re.compile(r"^```python gpt2$.*?^```$", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -72,11 +77,38 @@ def test_code_fences_are_closed(page: Path) -> None:
     assert len(fences) % 2 == 0
 
 
-@pytest.mark.parametrize("name", ["docs/python.md", "docs/tokenizer.md"])
-def test_snippets_run(name: str) -> None:
-    found = doctest.testfile(str(ROOT / name), module_relative=False, encoding="utf-8")
-    assert found.attempted > 0
+def run_snippets(page: Path, text: str) -> None:
+    """Run a page's snippets one after the other, names shared."""
+    parsed = doctest.DocTestParser().get_doctest(
+        text, {"__name__": "page"}, page.name, str(page), 0
+    )
+    assert parsed.examples
+    found = doctest.DocTestRunner().run(parsed)
     assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_snippets_run(name: str) -> None:
+    page = ROOT / name
+    text = page.read_text(encoding="utf-8")
+    # Blank lines in their place, so that a failure names the right line.
+    run_snippets(page, _GPT2.sub(lambda fence: "\n" * fence[0].count("\n"), text))
+
+
+def test_snippets_with_gpt2_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Path(os.environ.get("RAGEMBED_DATA", ROOT.parent / "shared" / "data")) / "tiktoken"
+    if cache.is_dir():
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+    if missing := [path for path in tiktoken_files("gpt2").values() if not path.is_file()]:
+        pytest.skip(f"tiktoken's cache lacks {missing[0]}")
+    page = ROOT / "docs/concepts.md"
+    fences = _GPT2.findall(page.read_text(encoding="utf-8"))
+    run_snippets(page, "\n".join(fence.replace("```", "") for fence in fences))
+
+
+def test_only_concepts_needs_gpt2() -> None:
+    marked = [page.name for page in PAGES if "```python gpt2" in page.read_text(encoding="utf-8")]
+    assert marked == ["concepts.md"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

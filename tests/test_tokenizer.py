@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -32,6 +33,7 @@ from ragembed.tokenizer import (
 )
 
 BUDGET = budget_tokenizer()
+assert isinstance(BUDGET, TiktokenTokenizer)
 SURROGATES = st.characters(categories=["Cs"])
 ANY_TEXT = st.text(
     st.one_of(st.characters(), SURROGATES, st.sampled_from(" \n\t aé中😀")), max_size=80
@@ -330,7 +332,7 @@ def test_offsets_count_code_points(minilm: HuggingFaceTokenizer) -> None:
 def test_fingerprint_is_the_files_hash(minilm: HuggingFaceTokenizer) -> None:
     assert minilm.fingerprint.startswith("be50c3628f2bf5bb")
     data = Path(minilm.name).read_bytes()
-    again = HuggingFaceTokenizer.from_bytes(data, "minilm")
+    again = HuggingFaceTokenizer(data, "minilm")
     assert (again.name, again.fingerprint) == ("minilm", hashlib.sha256(data).hexdigest())
 
 
@@ -439,3 +441,105 @@ def shell(model: dict[str, object]) -> dict[str, object]:
     """The least a tokenizer.json has to hold around a model."""
     empty = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
     return {"version": "1.0", "added_tokens": [], "model": model} | dict.fromkeys(empty)
+
+
+# --- the vocabulary: decoding, special tokens ------------------------------------------------
+
+
+@given(ANY_TEXT)
+@example(MIXED)
+def test_decoding_gives_the_text_back(text: str) -> None:
+    assert BUDGET.decode(BUDGET.encode([text])[0].ids) == well_formed(text)
+    assert BUDGET.encode_with_specials(text) == BUDGET.encode([text])[0].ids.tolist()
+
+
+def test_half_a_character_decodes_to_a_replacement() -> None:
+    ids = BUDGET.encode(["\U0001fae8"])[0].ids.tolist()
+    assert len(ids) > 1
+    assert BUDGET.decode(ids) == "\U0001fae8"
+    assert BUDGET.decode(ids[:1]) == "\ufffd"
+    assert BUDGET.decode([]) == ""
+
+
+@pytest.mark.parametrize("wrong", [32_768, -1, 2**40])
+def test_an_id_outside_the_vocabulary_is_named(wrong: int) -> None:
+    with pytest.raises(InvalidInput, match=f"'ragembed-32k' has no token {wrong}.*0 to 32767"):
+        BUDGET.decode([5, wrong, 7])
+
+
+def test_special_tokens_are_appended_in_order() -> None:
+    assert (BUDGET.vocabulary_size, BUDGET.special_ids) == (32_768, {})
+    more = BUDGET.extended("<|user|>", "<|end|>")
+    again = more.extended("<|pad|>")
+    assert more.special_ids == {"<|user|>": 32_768, "<|end|>": 32_769}
+    assert again.special_ids == {**more.special_ids, "<|pad|>": 32_770}
+    assert (more.vocabulary_size, again.vocabulary_size) == (32_770, 32_771)
+    assert again.name == "ragembed-32k+<|user|>+<|end|>+<|pad|>"
+    assert (
+        again.decode([32_768, *BUDGET.encode_with_specials("Hi."), 32_769]) == "<|user|>Hi.<|end|>"
+    )
+    assert BUDGET.special_ids == {}
+
+
+def test_added_special_tokens_change_the_fingerprint_and_the_encodings_own_do_not(
+    gpt2: TiktokenTokenizer,
+) -> None:
+    made = [
+        BUDGET,
+        BUDGET.extended("<|a|>"),
+        BUDGET.extended("<|a|>", "<|b|>"),
+        BUDGET.extended("<|b|>", "<|a|>"),
+        gpt2,
+        gpt2.extended("<|a|>"),
+    ]
+    assert len({tokenizer.fingerprint for tokenizer in made}) == len(made)
+    assert BUDGET.extended("<|a|>").extended("<|b|>").fingerprint == made[2].fingerprint
+    assert BUDGET.fingerprint == GOLDEN_FINGERPRINT
+    assert gpt2.fingerprint.startswith("ff6863aab1eba120")
+
+
+@pytest.mark.parametrize(
+    ("specials", "said"),
+    [
+        (["<|endoftext|>"], "'<|endoftext|>' is token 50256 of 'gpt2' already"),
+        (["<|unk|>", "<|unk|>"], "'<|unk|>' is token 50257 of 'gpt2' already"),
+        ([" the"], "' the' is token 262 of 'gpt2' already"),
+        ([""], "a special token is empty"),
+        (["\ud800"], "has a lone surrogate"),
+    ],
+)
+def test_a_token_that_cannot_be_added_is_refused(
+    specials: list[str], said: str, gpt2: TiktokenTokenizer
+) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        gpt2.extended(*specials)
+
+
+SPECIALS = ("<|end|>", "<|end|>>", "[a.b]")
+EXTENDED = BUDGET.extended(*SPECIALS)
+
+
+@given(st.lists(st.sampled_from([*SPECIALS[::2], "word", " ", "\n", "<|", "end|>", "\ud800"])))
+def test_meant_special_tokens_are_read_as_tiktoken_reads_them(parts: list[str]) -> None:
+    text = "".join(parts)
+    two = BUDGET.extended(*SPECIALS[::2])
+    ids = two.encode_with_specials(text)
+    assert ids == two._encoding.encode(well_formed(text), allowed_special="all")
+    assert two.decode(ids) == well_formed(text)
+    assert two.encode([text])[0].ids.tolist() == BUDGET.encode([text])[0].ids.tolist()
+    assert two.count(text) == BUDGET.count(text)
+
+
+def test_the_longest_special_token_counts() -> None:
+    end, longer, dotted = (EXTENDED.special_ids[special] for special in SPECIALS)
+    assert EXTENDED.encode_with_specials("<|end|>>") == [longer]
+    assert EXTENDED.encode_with_specials("<|end|><|end|>>") == [end, longer]
+    assert dotted not in EXTENDED.encode_with_specials("[axb]")
+
+
+def test_a_special_token_is_never_cut() -> None:
+    text = "a" * (module.PIECE - 2) + "[a.b]" + "b" * module.PIECE
+    assert any(start == module.PIECE for start, _ in pieces(text))  # where the mark in it stands
+    ids = EXTENDED.encode_with_specials(text)
+    assert ids.count(EXTENDED.special_ids["[a.b]"]) == 1
+    assert EXTENDED.decode(ids) == text

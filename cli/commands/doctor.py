@@ -15,7 +15,9 @@ from ragembed.cli.text import name, style
 from ragembed.corpus import Corpus
 from ragembed.encoder.checkpoint import DEFAULT_MODEL
 from ragembed.encoder.device import choose_device, choose_dtype
+from ragembed.encoder.linear import can_block
 from ragembed.encoder.model import PoolingEncoder
+from ragembed.encoder.resources import available_cores, limit_threads
 from ragembed.errors import RagembedError
 from ragembed.tokenizer import budget_tokenizer
 
@@ -39,7 +41,8 @@ def command(settings: Settings, as_json: bool) -> int:
     device = choose_device("auto")
     facts["device"] = str(device)
     facts["dtype"] = str(choose_dtype("auto", device)).removeprefix("torch.")
-    facts["threads"] = str(torch.get_num_threads())
+    facts["threads"] = f"{limit_threads()} (cores to be had: {available_cores()})"
+    facts["products"] = "blocked (oneDNN)" if can_block(torch.float32) else "plain"
     problems = []
     try:
         encoder = PoolingEncoder.from_pretrained(DEFAULT_MODEL)

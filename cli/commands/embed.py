@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 import click
@@ -15,6 +17,7 @@ from ragembed.config import DType
 from ragembed.encoder.checkpoint import DEFAULT_MODEL
 from ragembed.encoder.inference import LongText
 from ragembed.encoder.model import PoolingEncoder
+from ragembed.encoder.quantization import Codes, to_binary
 from ragembed.errors import InvalidInput
 
 
@@ -33,6 +36,16 @@ from ragembed.errors import InvalidInput
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto"
 )
+@click.option(
+    "--truncate-dim", type=int, default=0, metavar="N", help="Keep the first N dimensions only."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "binary"]),
+    default="float32",
+    show_default=True,
+    help="binary: one bit a dimension, eight to a byte.",
+)
 @click.option("--npy", type=click.File("wb"), metavar="FILE", help="Write a .npy array instead.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines (the default).")
 @common
@@ -45,6 +58,8 @@ def command(
     long: str,
     device: str,
     dtype: str,
+    truncate_dim: int,
+    precision: str,
     npy: BinaryIO | None,
     as_json: bool,
 ) -> int:
@@ -52,30 +67,62 @@ def command(
 
     With - (or without TEXT) the lines of stdin are the texts.
     """
-    lines = list(texts)
-    if not lines or lines == ["-"]:
-        stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline=None)
-        try:
-            lines = [line.rstrip("\n") for line in stdin if line.strip()]
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"stdin is not UTF-8 ({error.reason} at byte {error.start})"
-            ) from None
-    if not lines:
+    given = None if not texts or texts == ("-",) else texts
+    encoder = PoolingEncoder.from_pretrained(
+        model, device=device, dtype=cast(DType, dtype), truncate_dim=truncate_dim
+    )
+    prompt = encoder.prompts.get("query" if as_query else "document", "")
+    waiting: deque[str] = deque()  # texts whose vectors are not there yet
+    blocks = encoder.encode_stream(
+        _kept(_stdin() if given is None else given, waiting),
+        prompt=prompt,
+        long=cast(LongText, long),
+        progress=given is not None and not (settings.quiet or settings.no_progress),
+    )
+    arrays = []
+    for block in blocks:
+        vectors = to_binary(block) if precision == "binary" else block
+        if npy is not None:
+            arrays.append(vectors)
+            waiting.clear()
+            continue
+        done = [waiting.popleft() for _ in range(len(block))]
+        _print(encoder, vectors, done, prompt, cut=long == "truncate")
+    if npy is not None and arrays:
+        np.save(npy, np.concatenate(arrays), allow_pickle=False)
+    return 0
+
+
+def _stdin() -> Iterator[str]:
+    """The lines of stdin that are not blank."""
+    stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline=None)
+    found = False
+    try:
+        for line in stdin:
+            if line.strip():
+                found = True
+                yield line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"stdin is not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not found:
         raise InvalidInput("there is no text to embed")
-    encoder = PoolingEncoder.from_pretrained(model, device=device, dtype=cast(DType, dtype))
-    encode = encoder.encode_query if as_query else encoder.encode_document
-    shown = not (settings.quiet or settings.no_progress)
-    vectors = encode(lines, long=cast(LongText, long), progress=shown)
-    if npy is not None:
-        np.save(npy, vectors, allow_pickle=False)
-        return 0
+
+
+def _kept(texts: Iterable[str], waiting: deque[str]) -> Iterator[str]:
+    """The texts as they are; each is put aside until its vector is there."""
+    for text in texts:
+        waiting.append(text)
+        yield text
+
+
+def _print(
+    encoder: PoolingEncoder, vectors: Codes, texts: list[str], prompt: str, *, cut: bool
+) -> None:
     limit = encoder.config.max_length
-    for vector, ids in zip(vectors, encoder.tokenizer.model_inputs(lines), strict=True):
+    for vector, ids in zip(vectors, encoder.model_inputs(texts, prompt=prompt), strict=True):
         row = {
-            "embedding": [round(float(value), 7) for value in vector],
-            "tokens": min(len(ids), limit) if long == "truncate" else len(ids),
-            "truncated": long == "truncate" and len(ids) > limit,
+            "embedding": [round(value, 7) for value in vector.tolist()],
+            "tokens": min(len(ids), limit) if cut else len(ids),
+            "truncated": cut and len(ids) > limit,
         }
         click.echo(json.dumps(row))
-    return 0

@@ -1,6 +1,6 @@
 """Front end of the encoder: a token embedding plus a position embedding, then LayerNorm.
 
-Shapes: B texts in a batch, L tokens each, D hidden size.
+Shapes: B texts of L tokens, or rows of tokens; D hidden size.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ragembed.config import EncoderConfig
-from ragembed.encoder.masks import places
 from ragembed.encoder.positions import sinusoidal
 
 
@@ -32,8 +31,8 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.table = nn.Embedding(positions, hidden_size)
 
-    def forward(self, at: Tensor) -> Tensor:
-        vectors: Tensor = self.table(at)  # (L,) -> (L, D), or (B, L) -> (B, L, D)
+    def forward(self, places: Tensor) -> Tensor:
+        vectors: Tensor = self.table(places)  # (...) -> (..., D)
         return vectors
 
 
@@ -44,9 +43,9 @@ class SinusoidalPositions(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
 
-    def forward(self, at: Tensor) -> Tensor:
-        flat = sinusoidal(at.reshape(-1), self.hidden_size)
-        return flat.view(*at.shape, self.hidden_size)  # (L, D) or (B, L, D)
+    def forward(self, places: Tensor) -> Tensor:
+        flat = sinusoidal(places.reshape(-1), self.hidden_size)
+        return flat.view(*places.shape, self.hidden_size)  # (...) -> (..., D)
 
 
 class FrontEnd(nn.Module):
@@ -69,12 +68,16 @@ class FrontEnd(nn.Module):
         if config.front_norm:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """(B, L) ids, and (B, L) with 1 = real, 0 = padding (None: all real), to (B, L, D)."""
-        x = self.token(ids)  # (B, L, D)
+    def forward(self, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """Token ids (..., L) to vectors (..., L, D).
+
+        `places`, of the ids' shape or (L,), are the places of the tokens in their texts; without
+        them a text is taken to begin at the first column.
+        """
+        x = self.token(ids)  # (..., L, D)
         if self.position is not None:
-            L = ids.shape[1]
-            at = torch.arange(L, device=ids.device) if real is None else places(real)
-            x = x + self.position(at)  # the same (L, D) for every text, or (B, L, D)
+            if places is None:
+                places = torch.arange(ids.shape[-1], device=ids.device)  # (L,)
+            x = x + self.position(places)
         normed: Tensor = self.norm(x)
         return normed

@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ragembed.encoder.batches import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, plan_batches, run_batch
+from ragembed.encoder.batches import (
+    CPU_BATCH_TOKENS,
+    GPU_BATCH_TOKENS,
+    Pieces,
+    pad,
+    plan_batches,
+    run_batch,
+)
+from ragembed.encoder.packing import Packed
 from ragembed.errors import EncodingFailed, InvalidInput
 
 if TYPE_CHECKING:
@@ -151,13 +160,17 @@ def _encode_pieces(
     skip = 0 if encoder.config.include_prompt else len(encoder.frame(job.prompt)[0])
     # Without a prompt nothing is left out, not even the special token in front.
     skip = skip if job.prompt else 0
-    for batch in plan_batches(lengths, batch_tokens(encoder)):
-        vectors[batch] = run_batch(
-            lambda ids, real: encoder(ids, real, skip=skip),
-            [pieces[n] for n in batch],
-            encoder.device,
-            encoder.config.pad_id,
-        )
+    packs = encoder.trunk is None and encoder.device.type == "cpu"
+
+    def network(some: Pieces) -> Tensor:
+        if packs:
+            return encoder.forward_packed(Packed.of(some, encoder.config.pad_id), skip=skip)
+        ids, real = pad(some, encoder.config.pad_id, encoder.device)
+        vectors: Tensor = encoder(ids, real, skip=skip)
+        return vectors
+
+    for batch in plan_batches(lengths, batch_tokens(encoder), padded=not packs):
+        vectors[batch] = run_batch(network, [pieces[n] for n in batch])
         job.advance(sum(1 for n in batch if n == 0 or owners[n] != owners[n - 1]))
     return vectors
 
@@ -197,12 +210,12 @@ def encode_tokens(encoder: PoolingEncoder, texts: Sequence[str]) -> list[TokenVe
         lengths = np.array([len(ids) for ids in inputs], dtype=np.int64)
         front = len(encoder.frame("")[0])
         arrays: list[NDArray[np.float32] | None] = [None] * len(inputs)
-        for batch in plan_batches(lengths, batch_tokens(encoder)):
+        for batch in plan_batches(lengths, batch_tokens(encoder), padded=True):
             out = run_batch(
-                encoder.token_vectors,
+                lambda some: encoder.token_vectors(
+                    *pad(some, encoder.config.pad_id, encoder.device)
+                ),
                 [inputs[n] for n in batch],
-                encoder.device,
-                encoder.config.pad_id,
             )
             for row, n in zip(out, batch, strict=True):
                 arrays[n] = row[front : front + len(offsets[n])].copy()

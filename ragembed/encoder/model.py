@@ -30,8 +30,11 @@ from ragembed.encoder.device import choose_device, choose_dtype
 from ragembed.encoder.embedding import FrontEnd
 from ragembed.encoder.inference import Job, LongText, TokenVectors, encode_stream, encode_tokens
 from ragembed.encoder.linear import Linear, set_compute_dtype
+from ragembed.encoder.masks import places
+from ragembed.encoder.packing import Group, Packed, Run
 from ragembed.encoder.pooling import pool
 from ragembed.encoder.prompts import missing_prompts
+from ragembed.encoder.resources import limit_threads
 from ragembed.encoder.transformer import Transformer
 from ragembed.progress import bar
 
@@ -97,7 +100,31 @@ class PoolingEncoder(nn.Module):
         so many tokens at the front of each text (a prompt) out of the pooling.
         """
         x = self.token_vectors(ids, real)  # (B, L, D)
-        vector = pool(x, real, self.config.pooling, skip=skip)  # (B, P * D)
+        return self.head(pool(x, real, self.config.pooling, skip=skip))
+
+    def forward_packed(self, packed: Packed, *, skip: int = 0) -> Tensor:
+        """The same for texts without padding between them: T texts to vectors (T, d) float32."""
+        x = self.front_end(packed.ids, packed.places)  # (N, D)
+        x = self.transformer(x, packed.groups)  # (N, D)
+        runs = [run for group in packed.groups for run in group.runs]
+        texts = [x[run.rows].view(*run.shape, -1) for run in runs]  # (count, length, D) each
+        pooled = [pool(one, None, self.config.pooling, skip=skip) for one in texts]
+        return self.head(torch.cat(pooled))
+
+    def token_vectors(self, ids: Tensor, real: Tensor | None = None) -> Tensor:
+        """Token ids (B, L) to contextual token vectors (B, L, D) float32."""
+        if self.trunk is not None:
+            x: Tensor = self.trunk(ids, real)
+            return x
+        B, L = ids.shape
+        at = None if real is None else places(real)  # (B, L)
+        x = self.front_end(ids, at)  # (B, L, D)
+        group = Group((Run(0, B, L),), B, L, real)
+        rows: Tensor = self.transformer(x.flatten(0, 1), [group])  # (B * L, D)
+        return rows.view(B, L, -1)
+
+    def head(self, vector: Tensor) -> Tensor:
+        """Pooled vectors (B, P * D) to what comes out, (B, d): dense maps, length, dimensions."""
         for layer in self.dense:
             vector = layer(vector)
         if self.config.normalize:
@@ -106,16 +133,7 @@ class PoolingEncoder(nn.Module):
             # Matryoshka (Kusupati et al., 2022; arXiv:2205.13147): the first dimensions alone.
             vector = vector[:, : self.config.truncate_dim]
             vector = F.normalize(vector, dim=-1) if self.config.normalize else vector
-        return vector  # (B, d)
-
-    def token_vectors(self, ids: Tensor, real: Tensor | None = None) -> Tensor:
-        """Token ids (B, L) to contextual token vectors (B, L, D) float32."""
-        if self.trunk is not None:
-            x: Tensor = self.trunk(ids, real)
-            return x
-        x = self.front_end(ids, real)  # (B, L, D)
-        x = self.transformer(x, real)  # (B, L, D)
-        return x
+        return vector
 
     @classmethod
     def from_pretrained(
@@ -161,9 +179,12 @@ class PoolingEncoder(nn.Module):
                 trunk=loaded.trunk,
                 inference=InferenceConfig(device=device, dtype=dtype, batch_tokens=batch_tokens),
             )
+        threads = limit_threads() if target.type == "cpu" else 0
         encoder.load_state_dict(loaded.state, assign=True, strict=loaded.trunk is None)
         encoder.to(target)
         encoder.set_dtype(choose_dtype(dtype, target))
+        shown = f"{target}, {threads} threads" if threads else str(target)
+        logger.info("%s runs on %s, products in %s", name, shown, encoder.compute_dtype)
         return encoder.eval()
 
     def save(self, folder: str | Path) -> None:
@@ -198,14 +219,21 @@ class PoolingEncoder(nn.Module):
             InvalidInput: a blank text, or one that is too long under `long="error"`.
             EncodingFailed: the network gave a vector that is not finite, or has no direction.
         """
-        total = len(texts) if isinstance(texts, Sized) else None
-        with bar("encoding", total, shown=progress) as advance:
-            job = Job(prompt=prompt, long=long, normalize=normalize, advance=advance)
-            blocks = list(encode_stream(self, texts, job))
+        blocks = list(
+            self.encode_stream(
+                texts, prompt=prompt, long=long, normalize=normalize, progress=progress
+            )
+        )
         return np.concatenate(blocks) if blocks else np.zeros((0, self.dimension), np.float32)
 
     def encode_stream(
-        self, texts: Iterable[str], *, prompt: str = "", long: LongText = "error"
+        self,
+        texts: Iterable[str],
+        *,
+        prompt: str = "",
+        long: LongText = "error",
+        normalize: bool = True,
+        progress: bool = False,
     ) -> Iterator[NDArray[np.float32]]:
         """The same, a block of about a million tokens at a time, so memory does not grow.
 
@@ -214,7 +242,10 @@ class PoolingEncoder(nn.Module):
         >>> sum(len(block) for block in encoder.encode_stream(lines))
         3
         """
-        return encode_stream(self, texts, Job(prompt=prompt, long=long))
+        total = len(texts) if isinstance(texts, Sized) else None
+        with bar("encoding", total, shown=progress) as advance:
+            job = Job(prompt=prompt, long=long, normalize=normalize, advance=advance)
+            yield from encode_stream(self, texts, job)
 
     def encode_query(
         self, texts: Iterable[str], *, long: LongText = "mean", progress: bool = False

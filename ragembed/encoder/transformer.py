@@ -5,10 +5,16 @@ The matrix products run in `compute_dtype` (see `linear.Linear`); the residual s
 stay in float32, which costs little and keeps bfloat16 vectors within a cosine of 0.9999 of
 float32's.
 
-Shapes: B texts, L tokens, D hidden size, H heads, K = D / H per head.
+Tokens come as rows, those of all texts of a batch one behind the other; only attention looks at
+which of them are a text (see `packing`).
+
+Shapes: N rows, D hidden size, H heads, K = D / H per head; a group has G texts of at most M tokens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +23,7 @@ from torch.nn import functional as F
 from ragembed.config import EncoderConfig
 from ragembed.encoder.linear import Linear
 from ragembed.encoder.masks import causal_mask, combine, padding_mask, places
+from ragembed.encoder.packing import Group
 from ragembed.encoder.positions import BucketBias, RelativeKey, rotate
 
 # On a CPU so many scores are computed at a time (4 MB in float32), so that they stay in the cache:
@@ -26,23 +33,40 @@ SCORES_AT_ONCE = 1 << 20
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(K) + bias) v: queries, keys, values (B, H, L, K) -> (B, H, L, K).
+    """softmax(q k^T / sqrt(K) + bias) v: queries, keys, values (G, H, M, K) -> (G, H, M, K).
 
-    `bias` broadcasts to (B, H, L, L).
+    `bias` broadcasts to (G, H, M, M).
     """
-    B, H, L, K = q.shape
-    if q.device.type != "cpu" or torch.is_grad_enabled() or H * L * L > 4 * SCORES_AT_ONCE:
+    G, H, M, K = q.shape
+    if q.device.type != "cpu" or torch.is_grad_enabled() or H * M * M > 4 * SCORES_AT_ONCE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     # Three plain products beat torch's fused kernel here, which is made for longer heads.
-    mixed = torch.empty(B, L, H, K, dtype=q.dtype).transpose(1, 2)  # laid out as the caller needs
-    step = max(1, SCORES_AT_ONCE // (H * L * L))
-    for b in range(0, B, step):
-        here = slice(b, b + step)
-        scores = torch.matmul(q[here] * K**-0.5, k[here].transpose(-1, -2))  # (b, H, L, L)
+    mixed = torch.empty(G, M, H, K, dtype=q.dtype).transpose(1, 2)  # laid out as the caller needs
+    most = max(1, SCORES_AT_ONCE // (H * M * M))
+    start = 0
+    while start < G:
+        # Powers of two, so that there are few shapes (see `packing`).
+        here = slice(start, start + (1 << (min(most, G - start).bit_length() - 1)))
+        scores = torch.matmul(q[here] * K**-0.5, k[here].transpose(-1, -2))  # (g, H, M, M)
         if bias is not None:
             scores += bias if len(bias) == 1 else bias[here]
         mixed[here] = torch.matmul(scores.softmax(dim=-1), v[here])
+        start = here.stop
     return mixed
+
+
+class Texts(NamedTuple):
+    """A group of texts, with what its attention scores are told beside queries and keys.
+
+    Attributes:
+        group: which rows the texts are.
+        bias: padding, causality, distance, broadcast over (G, H, M, M); None if there is nothing.
+        at: (M,) or (G, 1, M) places, for rotary positions.
+    """
+
+    group: Group
+    bias: Tensor | None
+    at: Tensor | None
 
 
 class SelfAttention(nn.Module):
@@ -53,22 +77,28 @@ class SelfAttention(nn.Module):
         D, self.heads = config.hidden_size, config.heads
         self.qkv = Linear(D, 3 * D)
         self.output = Linear(D, D)
-        self.rotary = config.relative == "rotary"
         self.relative_key: RelativeKey | None = None
         if config.relative == "relative_key":
             self.relative_key = RelativeKey(config.positions, D // self.heads)
 
-    def forward(self, x: Tensor, bias: Tensor | None, at: Tensor | None = None) -> Tensor:
-        B, L, D = x.shape
-        qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)  # (B, L, 3, H, K)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # three of (B, H, L, K)
-        if self.rotary and at is not None:
-            q, k = rotate(q, at), rotate(k, at)
+    def forward(self, x: Tensor, batch: Sequence[Texts]) -> Tensor:
+        N, D = x.shape
+        qkv = self.qkv(x).view(N, 3, self.heads, D // self.heads)  # (N, 3, H, K)
+        mixed = qkv.new_zeros(N, self.heads, D // self.heads)  # (N, H, K)
+        for texts in batch:
+            texts.group.put(self._mix(qkv, texts), mixed)
+        out: Tensor = self.output(mixed.view(N, D))  # (N, D)
+        return out
+
+    def _mix(self, qkv: Tensor, texts: Texts) -> Tensor:
+        """Attention inside each text of a group: rows (N, 3, H, K) -> (G, H, M, K)."""
+        q, k, v = texts.group.heads(qkv)  # three of (G, H, M, K)
+        bias = texts.bias
+        if texts.at is not None:
+            q, k = rotate(q, texts.at), rotate(k, texts.at)
         if self.relative_key is not None:
             bias = combine(bias, self.relative_key(q))
-        mixed = attend(q, k, v, bias)  # (B, H, L, K)
-        out: Tensor = self.output(mixed.transpose(1, 2).reshape(B, L, D))  # (B, L, D)
-        return out
+        return attend(q, k, v, bias)
 
 
 class MLP(nn.Module):
@@ -81,7 +111,7 @@ class MLP(nn.Module):
         self.contract = Linear(wide, D)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.contract(self.expand(x))  # D -> intermediate -> D
+        out: Tensor = self.contract(self.expand(x))  # (N, D) -> (N, intermediate) -> (N, D)
         return out
 
 
@@ -96,18 +126,18 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, bias: Tensor | None, at: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, batch: Sequence[Texts]) -> Tensor:
         if self.norm_first:
-            x = x + self.attention(self.attention_norm(x), bias, at)  # float32 + dtype = float32
+            x = x + self.attention(self.attention_norm(x), batch)  # float32 + dtype = float32
             x = x + self.mlp(self.mlp_norm(x))
         else:
-            x = self.attention_norm(x + self.attention(x, bias, at))
+            x = self.attention_norm(x + self.attention(x, batch))
             x = self.mlp_norm(x + self.mlp(x))
         return x
 
 
 class Transformer(nn.Module):
-    """A stack of blocks: (B, L, D) -> (B, L, D). With no blocks it hands its input through."""
+    """A stack of blocks: rows (N, D) -> (N, D). With no blocks it hands its input through."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -119,34 +149,30 @@ class Transformer(nn.Module):
         if config.final_norm:
             self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """`real` (B, L): 1 = real, 0 = padding, on either side; None: nothing is padded."""
-        bias, at = self._bias(x, real), self._places(x, real)
+    def forward(self, x: Tensor, groups: Sequence[Group]) -> Tensor:
+        batch = [self.texts(group, x.device) for group in groups]
         for block in self.blocks:
-            x = block(x, bias, at)
+            x = block(x, batch)
         out: Tensor = self.norm(x)
         return out
 
-    def _bias(self, x: Tensor, real: Tensor | None) -> Tensor | None:
-        """What is added to the scores: padding, causality, distance; None if there is nothing."""
-        L, dtype = x.shape[1], self.compute_dtype
-        return combine(
-            None if real is None else padding_mask(real, dtype),  # (B, 1, 1, L)
-            causal_mask(L, dtype, x.device) if self.causal else None,  # (1, 1, L, L)
-            None if self.buckets is None else self.buckets(L).to(dtype),  # (1, H, L, L)
+    def texts(self, group: Group, device: torch.device) -> Texts:
+        """What attention in every block is told about a group."""
+        M, dtype, at = group.length, self.compute_dtype, None
+        bias = combine(
+            None if group.real is None else padding_mask(group.real, dtype),  # (G, 1, 1, M)
+            causal_mask(M, dtype, device) if self.causal else None,  # (1, 1, M, M)
+            None if self.buckets is None else self.buckets(M).to(dtype),  # (1, H, M, M)
         )
-
-    def _places(self, x: Tensor, real: Tensor | None) -> Tensor | None:
-        if not self.rotary:
-            return None
-        if real is None:
-            return torch.arange(x.shape[1], device=x.device)  # (L,)
-        return places(real)[:, None, :]  # (B, 1, L), the same for every head
+        if self.rotary:
+            at = torch.arange(M, device=device)  # (M,)
+            if group.real is not None:
+                at = places(group.real)[:, None, :]  # (G, 1, M), the same for every head
+        return Texts(group, bias, at)
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the products, and so of the scores; float32 while training."""
-        if torch.is_grad_enabled() or len(self.blocks) == 0:
-            return torch.float32
-        first = self.blocks[0].attention.qkv  # type: ignore[union-attr]
-        return first.compute_dtype  # type: ignore[union-attr, return-value]
+        maps = (part for part in self.blocks.modules() if isinstance(part, Linear))
+        first = next(maps, None)
+        return torch.float32 if first is None or torch.is_grad_enabled() else first.compute_dtype

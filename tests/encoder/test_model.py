@@ -10,11 +10,29 @@ from hypothesis import strategies as st
 
 from ragembed import PoolingEncoder
 from ragembed.config import EncoderConfig, Pooling
-from ragembed.encoder.batches import SMALL_BATCH_TOKENS, plan_batches
+from ragembed.encoder.batches import SMALL_BATCH_TOKENS, pad, plan_batches
 from ragembed.encoder.device import choose_device, choose_dtype
+from ragembed.encoder.packing import Packed, round_length, round_rows
 from ragembed.encoder.pooling import pool
 from ragembed.errors import EncodingFailed, InvalidInput
+from ragembed.tokenizer import HuggingFaceTokenizer
 
+SMALL = PoolingEncoder(
+    EncoderConfig(
+        vocabulary_size=50,
+        hidden_size=16,
+        layers=2,
+        heads=4,
+        intermediate_size=32,
+        positions=64,
+        max_length=64,
+        relative="buckets",
+    ),
+    HuggingFaceTokenizer(
+        b'{"added_tokens": [], "model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}}',
+        "none",
+    ),
+).eval()
 GOLDEN = [0.0076299, 0.0670633, -0.0380133, 0.0404233, -0.0174065]
 FINGERPRINT = "d871e94b1cab53affca176bd27b2b68b5fcd0df9101f09b636e5d738dfb2eaa8"
 TEXTS = ["A cat sat on the mat.", "Weevils eat grain.", "Ships sail to Valparaíso in spring."]
@@ -141,31 +159,48 @@ def test_out_of_memory_halves_the_batch(
     error: RuntimeError,
 ) -> None:
     expected = encoder.encode(TEXTS * 4)
-    forward = PoolingEncoder.forward
+    forward = PoolingEncoder.forward_packed
 
-    def tight(
-        self: PoolingEncoder, ids: torch.Tensor, real: torch.Tensor | None = None, *, skip: int = 0
-    ) -> torch.Tensor:
-        if len(ids) > 2:
+    def tight(self: PoolingEncoder, packed: Packed, *, skip: int = 0) -> torch.Tensor:
+        if sum(group.count for group in packed.groups) > 2:
             raise error
-        return forward(self, ids, real, skip=skip)
+        return forward(self, packed, skip=skip)
 
-    monkeypatch.setattr(PoolingEncoder, "forward", tight)
+    monkeypatch.setattr(PoolingEncoder, "forward_packed", tight)
     assert np.allclose(encoder.encode(TEXTS * 4), expected, atol=1e-6)
     assert "out of memory" in caplog.text
 
 
-@given(st.lists(st.integers(1, 600), max_size=60), st.integers(64, 4096))
+@given(st.lists(st.integers(1, 600), max_size=60), st.integers(64, 4096), st.booleans())
 @settings(deadline=None)
-def test_batches_hold_each_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
+def test_batches_hold_each_text_once_within_the_budget(
+    lengths: list[int], budget: int, padded: bool
+) -> None:
     array = np.array(lengths, dtype=np.int64)
-    batches = plan_batches(array, budget)
+    batches = plan_batches(array, budget, padded=padded)
     assert sorted(n for batch in batches for n in batch.tolist()) == list(range(len(lengths)))
     for batch in batches:
-        padded = int(array[batch].max()) * len(batch)
-        assert padded <= budget or len(batch) == 1
-        waste = padded - int(array[batch].sum())
-        assert waste <= 0.05 * padded or padded <= SMALL_BATCH_TOKENS
+        real = int(array[batch].sum())
+        size = int(array[batch].max()) * len(batch) if padded else real
+        assert size <= budget or len(batch) == 1
+        assert size - real <= 0.05 * size or size <= SMALL_BATCH_TOKENS
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+@settings(deadline=None, max_examples=30)
+def test_packed_or_padded_the_vectors_are_the_same(lengths: list[int]) -> None:
+    pieces = [list(range(2, 2 + length)) for length in sorted(lengths, reverse=True)]
+    packed = Packed.of(pieces, pad_id=0)
+    assert sum(group.count for group in packed.groups) == len(pieces)
+    with torch.inference_mode():
+        found = SMALL.forward_packed(packed)
+        expected = SMALL(*pad(pieces, 0, torch.device("cpu")))
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_few_shapes_reach_the_matrix_library() -> None:
+    assert len({round_rows(rows) for rows in range(1, 2049)}) == 4 + 15
+    assert len({round_length(length) for length in range(1, 257)}) == 32
 
 
 def test_unknown_device_and_dtype() -> None:

@@ -1,0 +1,1 @@
+"""Training: what turns texts into batches, and batches into weights."""
