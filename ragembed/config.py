@@ -123,7 +123,8 @@ class InferenceConfig(Config):
     """How the encoder is run; none of it changes what a vector means.
 
     Attributes:
-        device: "auto" (CUDA where there is one, else CPU), or a torch device name.
+        device: "auto" (CUDA where there is one, else CPU), or a torch device name; several with
+            commas between get a worker process each.
         dtype: "auto" is bfloat16 where the processor has instructions for it, else float32.
         batch_tokens: most tokens in one batch; 0 picks a figure for the device.
     """

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from ragembed.config import (
     ChunkingConfig,
@@ -42,6 +43,9 @@ from ragembed.types import (
     SyncReport,
     Verification,
 )
+
+if TYPE_CHECKING:
+    from ragembed.encoder.parallel import ParallelEncoder
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -84,6 +88,7 @@ class Corpus:
         """
         self.directory = Path(directory)
         self._encoder = encoder
+        self._workers: ParallelEncoder | None = None
         self._encoder_checked = False
         self._model = model
         self._chunking = chunking
@@ -96,10 +101,13 @@ class Corpus:
         self._with_searcher()  # says at once what is wrong with the directory
 
     def close(self) -> None:
-        """Release the index's files."""
+        """Release the index's files, and end the processes of several devices."""
         if self._searcher is not None:
             self._searcher.close()
             self._searcher = None
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = self._encoder = None
 
     def __enter__(self) -> Corpus:
         return self
@@ -291,6 +299,17 @@ class Corpus:
         name = self._model or (stored.name if stored else DEFAULT_MODEL)
         if os.path.isdir(name):
             name = os.path.abspath(name)  # the index may be opened from elsewhere
+        devices = self._inference.device.split(",")
+        if len(devices) > 1:
+            from ragembed.encoder.parallel import ParallelEncoder
+
+            self._workers = ParallelEncoder(
+                name,
+                devices=[device.strip() for device in devices],
+                dtype=self._inference.dtype,
+                batch_tokens=self._inference.batch_tokens,
+            )
+            return self._workers
         return PoolingEncoder.from_pretrained(
             name,
             device=self._inference.device,

@@ -6,6 +6,7 @@
     |   |-- ModelNotFound         1  404  no weights under that name
     |   `-- ModelMismatch         1  409  the index was built with another model or chunking
     |-- EncodingFailed            1  500  the model gave something that is not a vector
+    |-- RemoteFailed              1  502  an embedding server was not reached or gave no vectors
     |-- ReadError                 1  422  one document cannot be read (it carries a code)
     |-- MassDelete                1  409  a sync would have emptied the index
     `-- IndexFailure              1  500
@@ -59,6 +60,12 @@ class ModelMismatch(ModelError):
 
 class EncodingFailed(RagembedError):
     """The encoder gave something that is not a unit vector (NaN, infinity, zero)."""
+
+
+class RemoteFailed(RagembedError):
+    """An embedding server was not reached, refused, or answered something else than vectors."""
+
+    http_status = 502
 
 
 class ReadError(RagembedError):

@@ -27,7 +27,9 @@ _SHOWN = 20
 @click.option("--model", metavar="NAME", help="Checkpoint: a folder or a model name.")
 @click.option("--window", type=int, metavar="TOKENS", help="Window length for a new index (128).")
 @click.option("--overlap", type=int, metavar="TOKENS", help="Window overlap for a new index (32).")
-@click.option("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1, ...")
+@click.option(
+    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda; several: cuda:0,cuda:1"
+)
 @click.option("--include", multiple=True, metavar="GLOB", help="Only matching files (repeatable).")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave out files (repeatable).")
 @click.option("--hidden", is_flag=True, help="Hidden files and folders as well.")

@@ -21,6 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# A run of so many rows is worth a kernel of its own length.
+LONG_RUN = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -55,6 +58,12 @@ class Group:
     length: int
     real: Tensor | None
 
+    @property
+    def clear(self) -> int:
+        """So many tokens from the front are padding in no text, as far as the runs tell."""
+        shortest = min(run.length for run in self.runs)
+        return shortest if shortest < self.length else 0
+
     def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows (N, 3, H, K) to queries, keys and values of the group, (G, H, M, K) each."""
         _, _, H, K = qkv.shape
@@ -63,11 +72,13 @@ class Group:
             whole = qkv[first.rows].view(self.count, self.length, 3, H, K)
             q, k, v = whole.permute(2, 0, 3, 1, 4)
             return q, k, v
-        padded = qkv.new_zeros(3, self.count, H, self.length, K)
+        padded = qkv.new_empty(3, self.count, H, self.length, K)
         at = 0
         for run in self.runs:
+            here = padded[:, at : at + run.count]
             part = qkv[run.rows].view(*run.shape, 3, H, K)
-            padded[:, at : at + run.count, :, : run.length] = part.permute(2, 0, 3, 1, 4)
+            here[:, :, :, : run.length] = part.permute(2, 0, 3, 1, 4)
+            here[:, :, :, run.length :] = 0
             at += run.count
         return padded[0], padded[1], padded[2]
 
@@ -115,8 +126,7 @@ class Packed:
         for run in runs:
             places[run.rows] = np.tile(np.arange(run.length), run.count)
         groups = [
-            _group(tuple(similar), length)
-            for length, similar in groupby(runs, key=lambda run: round_length(run.length))
+            _group(tuple(similar), length) for length, similar in groupby(runs, key=common_length)
         ]
         return cls(torch.from_numpy(ids), torch.from_numpy(places), tuple(groups))
 
@@ -129,9 +139,12 @@ def _group(runs: tuple[Run, ...], length: int) -> Group:
     return Group(runs, len(lengths), length, real)
 
 
-def round_length(length: int) -> int:
-    """The length that texts are padded to inside attention: the next multiple of 8."""
-    return -(-length // 8) * 8
+def common_length(run: Run) -> int:
+    """The length that texts are padded to inside attention: the next multiple of 8.
+
+    Many texts of one length stay as they are.
+    """
+    return run.length if run.count * run.length >= LONG_RUN else -(-run.length // 8) * 8
 
 
 def round_rows(rows: int) -> int:

@@ -32,27 +32,41 @@ from ragembed.encoder.positions import BucketBias, RelativeKey, rotate
 SCORES_AT_ONCE = 1 << 20
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, clear: int = 0) -> Tensor:
     """softmax(q k^T / sqrt(K) + bias) v: queries, keys, values (G, H, M, K) -> (G, H, M, K).
 
-    `bias` broadcasts to (G, H, M, M).
+    `bias` broadcasts to (G, H, M, M) and is zero for the first `clear` keys.
     """
     G, H, M, K = q.shape
     if q.device.type != "cpu" or torch.is_grad_enabled() or H * M * M > 4 * SCORES_AT_ONCE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    # Three plain products beat torch's fused kernel here, which is made for longer heads.
+    # Plain products beat torch's fused kernel here, which is made for longer heads.
     mixed = torch.empty(G, M, H, K, dtype=q.dtype).transpose(1, 2)  # laid out as the caller needs
     most = max(1, SCORES_AT_ONCE // (H * M * M))
     start = 0
     while start < G:
         # Powers of two, so that there are few shapes (see `packing`).
         here = slice(start, start + (1 << (min(most, G - start).bit_length() - 1)))
-        scores = torch.matmul(q[here] * K**-0.5, k[here].transpose(-1, -2))  # (g, H, M, M)
-        if bias is not None:
-            scores += bias if len(bias) == 1 else bias[here]
-        mixed[here] = torch.matmul(scores.softmax(dim=-1), v[here])
+        part = bias if bias is None or len(bias) == 1 else bias[here]
+        mixed[here] = _attend_plainly(q[here], k[here], v[here], part, clear)
         start = here.stop
     return mixed
+
+
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, clear: int) -> Tensor:
+    """`attend` for some texts, as its formula says."""
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # (g, H, M, M)
+    if bias is not None:
+        scores[..., clear:] += bias[..., clear:]
+    if q.dtype == torch.float32:
+        return torch.matmul(scores.softmax(dim=-1), v)
+    # A softmax takes the largest score off first, so that no power overflows. In bfloat16 that is
+    # most of its time, and powers rarely leave the range: so without, and the sums tell.
+    total = scores.exp_().sum(dim=-1, keepdim=True, dtype=torch.float32)  # (g, H, M, 1)
+    least, largest = total.aminmax()
+    if least > 1e-30 and largest < 1e36:
+        return torch.matmul(scores, v) / total
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class Texts(NamedTuple):
@@ -61,11 +75,13 @@ class Texts(NamedTuple):
     Attributes:
         group: which rows the texts are.
         bias: padding, causality, distance, broadcast over (G, H, M, M); None if there is nothing.
+        clear: the bias is zero for so many keys from the front.
         at: (M,) or (G, 1, M) places, for rotary positions.
     """
 
     group: Group
     bias: Tensor | None
+    clear: int
     at: Tensor | None
 
 
@@ -84,21 +100,22 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, batch: Sequence[Texts]) -> Tensor:
         N, D = x.shape
         qkv = self.qkv(x).view(N, 3, self.heads, D // self.heads)  # (N, 3, H, K)
-        mixed = qkv.new_zeros(N, self.heads, D // self.heads)  # (N, H, K)
+        mixed = qkv.new_empty(N, self.heads, D // self.heads)  # (N, H, K)
         for texts in batch:
             texts.group.put(self._mix(qkv, texts), mixed)
+        mixed[batch[-1].group.runs[-1].rows.stop :] = 0  # rows that are no text's
         out: Tensor = self.output(mixed.view(N, D))  # (N, D)
         return out
 
     def _mix(self, qkv: Tensor, texts: Texts) -> Tensor:
         """Attention inside each text of a group: rows (N, 3, H, K) -> (G, H, M, K)."""
         q, k, v = texts.group.heads(qkv)  # three of (G, H, M, K)
-        bias = texts.bias
+        bias, clear = texts.bias, texts.clear
         if texts.at is not None:
             q, k = rotate(q, texts.at), rotate(k, texts.at)
         if self.relative_key is not None:
-            bias = combine(bias, self.relative_key(q))
-        return attend(q, k, v, bias)
+            bias, clear = combine(bias, self.relative_key(q)), 0
+        return attend(q, k, v, bias, clear)
 
 
 class MLP(nn.Module):
@@ -168,7 +185,8 @@ class Transformer(nn.Module):
             at = torch.arange(M, device=device)  # (M,)
             if group.real is not None:
                 at = places(group.real)[:, None, :]  # (G, 1, M), the same for every head
-        return Texts(group, bias, at)
+        padding_alone = not self.causal and self.buckets is None
+        return Texts(group, bias, group.clear if padding_alone else 0, at)
 
     @property
     def compute_dtype(self) -> torch.dtype:

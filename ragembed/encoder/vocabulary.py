@@ -8,7 +8,6 @@ from transformers import AutoTokenizer
 
 from ragembed.errors import ModelError
 
-
 _VOCABULARIES = ("vocab.txt", "vocab.json", "*.model", "*.tiktoken")
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ragembed.config import Activation
 from ragembed.encoder import linear
 from ragembed.encoder.linear import ACTIVATIONS, Linear, can_block, set_compute_dtype
+from ragembed.encoder.masks import padding_mask
 from ragembed.encoder.transformer import attend
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -104,6 +105,22 @@ def test_it_can_be_copied_and_stored_after_use() -> None:
         assert torch.equal(copy.deepcopy(layer)(x), expected)
     torch.save(layer.state_dict(), io.BytesIO())
     assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
+def test_bfloat16_attention_holds_where_powers_leave_the_range(scale: float) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 20, 16)
+    q = q * scale  # at 1,000, scores of several hundred: exp overflows and underflows
+    halves = [t.to(torch.bfloat16) for t in (q, k, v)]
+    bias = padding_mask(torch.tensor([[1] * 20, [1] * 17 + [0] * 3]), torch.bfloat16)
+    with torch.inference_mode():
+        found = attend(*halves, bias, 17).float()
+    q, k, v = (t.float() for t in halves)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.float().clamp(min=-1e30))
+    assert torch.isfinite(found).all()
+    # bfloat16 rounds a score of 500 by 2: weights may differ, but stay a mean of the values
+    assert (found - expected).abs().mean() < (0.02 if scale < 100 else 0.3)
 
 
 @pytest.mark.parametrize("length", [1, 5, 200])

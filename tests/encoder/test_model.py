@@ -12,7 +12,7 @@ from ragembed import PoolingEncoder
 from ragembed.config import EncoderConfig, Pooling
 from ragembed.encoder.batches import SMALL_BATCH_TOKENS, pad, plan_batches
 from ragembed.encoder.device import choose_device, choose_dtype
-from ragembed.encoder.packing import Packed, round_length, round_rows
+from ragembed.encoder.packing import Packed, Run, common_length, round_rows
 from ragembed.encoder.pooling import pool
 from ragembed.errors import EncodingFailed, InvalidInput
 from ragembed.tokenizer import HuggingFaceTokenizer
@@ -200,7 +200,8 @@ def test_packed_or_padded_the_vectors_are_the_same(lengths: list[int]) -> None:
 
 def test_few_shapes_reach_the_matrix_library() -> None:
     assert len({round_rows(rows) for rows in range(1, 2049)}) == 4 + 15
-    assert len({round_length(length) for length in range(1, 257)}) == 32
+    assert len({common_length(Run(0, 1, length)) for length in range(1, 257)}) == 32
+    assert common_length(Run(0, 5, 252)) == 252
 
 
 def test_unknown_device_and_dtype() -> None:
