@@ -34,7 +34,7 @@ from ragembed.encoder.masks import places
 from ragembed.encoder.packing import Group, Packed, Run
 from ragembed.encoder.pooling import pool
 from ragembed.encoder.prompts import missing_prompts
-from ragembed.encoder.resources import limit_threads
+from ragembed.encoder.resources import keep_freed_memory, limit_threads
 from ragembed.encoder.transformer import Transformer
 from ragembed.progress import bar
 
@@ -179,7 +179,10 @@ class PoolingEncoder(nn.Module):
                 trunk=loaded.trunk,
                 inference=InferenceConfig(device=device, dtype=dtype, batch_tokens=batch_tokens),
             )
-        threads = limit_threads() if target.type == "cpu" else 0
+        threads = 0
+        if target.type == "cpu":
+            threads = limit_threads()
+            keep_freed_memory()
         encoder.load_state_dict(loaded.state, assign=True, strict=loaded.trunk is None)
         encoder.to(target)
         encoder.set_dtype(choose_dtype(dtype, target))

@@ -54,6 +54,19 @@ def limit_threads(processes: int = 1, root: Path = _ROOT) -> int:
     return torch.get_num_threads()
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep up to 60 MB of freed memory, rather than hand it back each time.
+
+    Each batch frees the megabytes that the next one takes again; handed back in between, every page
+    of them is faulted in anew, which cost a tenth of the time of encoding short texts. The GNU
+    allocator adapts to the largest block of up to 32 MB it has seen freed (mallopt(3), under
+    `M_MMAP_THRESHOLD`), so one such block is shown to it. Others ignore it.
+    """
+    import torch
+
+    torch.empty(30 << 20, dtype=torch.uint8)
+
+
 def _quotas(root: Path) -> Iterator[float]:
     """The quotas, in cores, of the control groups this process is in and of their ancestors."""
     mount = root / "sys/fs/cgroup"

@@ -41,32 +41,36 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, clear: int = 0)
     if q.device.type != "cpu" or torch.is_grad_enabled() or H * M * M > 4 * SCORES_AT_ONCE:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     # Plain products beat torch's fused kernel here, which is made for longer heads.
-    mixed = torch.empty(G, M, H, K, dtype=q.dtype).transpose(1, 2)  # laid out as the caller needs
+    mixed = torch.empty(G, M, H, K, dtype=q.dtype)  # laid out as the caller needs it
+    q, k, v = ((q * K**-0.5).reshape(-1, M, K), k.reshape(-1, M, K), v.reshape(-1, M, K))
     most = max(1, SCORES_AT_ONCE // (H * M * M))
     start = 0
     while start < G:
         # Powers of two, so that there are few shapes (see `packing`).
-        here = slice(start, start + (1 << (min(most, G - start).bit_length() - 1)))
-        part = bias if bias is None or len(bias) == 1 else bias[here]
-        mixed[here] = _attend_plainly(q[here], k[here], v[here], part, clear)
-        start = here.stop
-    return mixed
+        stop = start + (1 << (min(most, G - start).bit_length() - 1))
+        rows = slice(start * H, stop * H)  # of q, k, v: (G * H, M, K)
+        part = bias if bias is None or len(bias) == 1 else bias[start:stop]
+        weighed = _weigh(q[rows], k[rows], v[rows], H, part, clear)  # (g * H, M, K)
+        mixed[start:stop] = weighed.view(-1, H, M, K).transpose(1, 2)
+        start = stop
+    return mixed.transpose(1, 2)
 
 
-def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, clear: int) -> Tensor:
-    """`attend` for some texts, as its formula says."""
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))  # (g, H, M, M)
+def _weigh(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, clear: int) -> Tensor:
+    """softmax(q k^T + bias) v for some texts, the heads of all in a row: (g * H, M, K)."""
+    scores = torch.bmm(q, k.transpose(1, 2))  # (g * H, M, M)
     if bias is not None:
-        scores[..., clear:] += bias[..., clear:]
+        by_text = scores.view(-1, heads, *scores.shape[1:])  # (g, H, M, M)
+        by_text[..., clear:] += bias[..., clear:]
     if q.dtype == torch.float32:
-        return torch.matmul(scores.softmax(dim=-1), v)
+        return torch.bmm(scores.softmax(dim=-1), v)
     # A softmax takes the largest score off first, so that no power overflows. In bfloat16 that is
     # most of its time, and powers rarely leave the range: so without, and the sums tell.
-    total = scores.exp_().sum(dim=-1, keepdim=True, dtype=torch.float32)  # (g, H, M, 1)
+    total = scores.exp_().sum(dim=-1, keepdim=True, dtype=torch.float32)  # (g * H, M, 1)
     least, largest = total.aminmax()
     if least > 1e-30 and largest < 1e36:
-        return torch.matmul(scores, v) / total
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return torch.bmm(scores, v) / total
+    return _weigh(q.float(), k.float(), v.float(), heads, bias, clear)
 
 
 class Texts(NamedTuple):
