@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 _LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
-RUNNABLE = ["docs/concepts.md", "docs/python.md", "docs/tokenizer.md"]
+RUNNABLE = ["docs/concepts.md", "docs/encoder.md", "docs/python.md", "docs/tokenizer.md"]
 # Snippets that need GPT-2's files, which a bare machine lacks: fences marked `python gpt2`.
 _GPT2 = re.compile(r"^```python gpt2$.*?^```$", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
