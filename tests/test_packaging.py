@@ -127,6 +127,16 @@ def test_start_up_is_light(code: str, tmp_path: Path) -> None:
     assert json.loads(out.stdout.splitlines()[-1]) == []
 
 
+def test_a_first_query_loads_no_compiler(tmp_path: Path) -> None:
+    program = (
+        "import sys, ragembed\n"
+        "ragembed.PoolingEncoder.from_pretrained(device='cpu').encode_query(['a weevil'])\n"
+        "slow = {'torch._dynamo', 'transformers', 'huggingface_hub', 'httpx'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
+
+
 def test_help_loads_neither_numpy_nor_faiss(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom ragembed.cli.main import run\nrun(['--help'])\n"

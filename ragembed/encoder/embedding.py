@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ragembed.config import EncoderConfig
 from ragembed.encoder.positions import sinusoidal
+from ragembed.encoder.table import Table
 
 
-class TokenEmbedding(nn.Embedding):
+class TokenEmbedding(Table):
     """A table with one row a token id: (B, L) ids -> (B, L, D).
 
     A lookup is the same as multiplying the one-hot vector of the id with the table, without the
@@ -29,7 +30,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, positions: int, hidden_size: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(positions, hidden_size)
+        self.table = Table(positions, hidden_size)
 
     def forward(self, places: Tensor) -> Tensor:
         vectors: Tensor = self.table(places)  # (...) -> (..., D)

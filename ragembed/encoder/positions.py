@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ragembed.encoder.table import Table
+
 
 def sinusoidal(positions: Tensor, size: int) -> Tensor:
     """Fixed sines and cosines (Vaswani et al., 2017; arXiv:1706.03762, section 3.5).
@@ -94,7 +96,7 @@ class BucketBias(nn.Module):
     def __init__(self, heads: int, buckets: int = 32) -> None:
         super().__init__()
         self.buckets = buckets
-        self.table = nn.Embedding(buckets, heads)
+        self.table = Table(buckets, heads)
 
     def forward(self, length: int) -> Tensor:
         places = bucket(distances(length, self.table.weight.device), self.buckets)  # (L, L)
@@ -110,7 +112,7 @@ class RelativeKey(nn.Module):
 
     def __init__(self, positions: int, head_size: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(2 * positions - 1, head_size)
+        self.table = Table(2 * positions - 1, head_size)
 
     def forward(self, q: Tensor) -> Tensor:
         """Queries (B, H, L, K) to what is added to their scaled scores, (B, H, L, L)."""
