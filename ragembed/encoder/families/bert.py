@@ -23,8 +23,11 @@ from ragembed.encoder.families.base import (
     require,
 )
 
+Names = tuple[str, ...]
+Pairs = tuple[tuple[str, str], ...]
+
 # (ours, theirs) within a block, each with a weight and a bias.
-BLOCK = (
+BLOCK: Pairs = (
     ("attention.output", "attention.output.dense"),
     ("attention_norm", "attention.output.LayerNorm"),
     ("mlp.expand", "intermediate.dense"),
@@ -82,20 +85,51 @@ def load(weights: Weights, config: EncoderConfig) -> State:
         state["front_end.position.table.weight"] = positions + segment
     else:
         state["front_end.token.weight"] = tokens + segment
-    for n in range(config.layers):
+    state |= load_blocks(weights, config.layers, QKV, BLOCK)
+    if config.relative == "relative_key":
+        for ours, theirs in _distances(config):
+            state[ours] = weights.take(theirs)
+    weights.finish()
+    return state
+
+
+def load_blocks(weights: Weights, layers: int, qkv: Names, block: Pairs) -> State:
+    """All blocks of a BERT-like encoder; queries, keys and values become one matrix."""
+    state = {}
+    for n in range(layers):
         theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
         for part in PARTS:
             state[f"{ours}.attention.qkv.{part}"] = torch.cat(
-                [weights.take(f"{theirs}.{name}.{part}") for name in QKV]
+                [weights.take(f"{theirs}.{name}.{part}") for name in qkv]
             )
-            for mine, name in BLOCK:
+            for mine, name in block:
                 state[f"{ours}.{mine}.{part}"] = weights.take(f"{theirs}.{name}.{part}")
-        if config.relative == "relative_key":
-            state[f"{ours}.attention.relative_key.table.weight"] = weights.take(
-                f"{theirs}.attention.self.distance_embedding.weight"
-            )
-    weights.finish()
     return state
+
+
+def dump_blocks(state: State, layers: int, qkv: Names, block: Pairs) -> State:
+    """The way back."""
+    tensors = {}
+    for n in range(layers):
+        theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
+        for part in PARTS:
+            split: tuple[Tensor, ...] = state[f"{ours}.attention.qkv.{part}"].chunk(3)
+            for name, tensor in zip(qkv, split, strict=True):
+                tensors[f"{theirs}.{name}.{part}"] = tensor
+            for mine, name in block:
+                tensors[f"{theirs}.{name}.{part}"] = state[f"{ours}.{mine}.{part}"]
+    return tensors
+
+
+def _distances(config: EncoderConfig) -> list[tuple[str, str]]:
+    """(ours, theirs) of the relative-key tables."""
+    return [
+        (
+            f"transformer.blocks.{n}.attention.relative_key.table.weight",
+            f"encoder.layer.{n}.attention.self.distance_embedding.weight",
+        )
+        for n in range(config.layers)
+    ]
 
 
 def raw(config: EncoderConfig) -> dict[str, Any]:
@@ -148,18 +182,9 @@ def dump(state: State, config: EncoderConfig, unused_rows: int = 0, segments: in
         "embeddings.LayerNorm.weight": state["front_end.norm.weight"],
         "embeddings.LayerNorm.bias": state["front_end.norm.bias"],
     }
-    for n in range(config.layers):
-        theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
-        for part in PARTS:
-            split: tuple[Tensor, ...] = state[f"{ours}.attention.qkv.{part}"].chunk(3)
-            for name, tensor in zip(QKV, split, strict=True):
-                tensors[f"{theirs}.{name}.{part}"] = tensor
-            for mine, name in BLOCK:
-                tensors[f"{theirs}.{name}.{part}"] = state[f"{ours}.{mine}.{part}"]
-        if config.relative == "relative_key":
-            tensors[f"{theirs}.attention.self.distance_embedding.weight"] = state[
-                f"{ours}.attention.relative_key.table.weight"
-            ]
+    tensors |= dump_blocks(state, config.layers, QKV, BLOCK)
+    if config.relative == "relative_key":
+        tensors |= {theirs: state[ours] for ours, theirs in _distances(config)}
     return tensors
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ragembed.config import EncoderConfig
 from ragembed.encoder.families import bert
@@ -50,14 +49,7 @@ def load(weights: Weights, config: EncoderConfig) -> State:
         "front_end.norm.bias": weights.take("embeddings.LayerNorm.bias"),
         "transformer.buckets.table.weight": weights.take("encoder.relative_attention_bias.weight"),
     }
-    for n in range(config.layers):
-        theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
-        for part in bert.PARTS:
-            state[f"{ours}.attention.qkv.{part}"] = torch.cat(
-                [weights.take(f"{theirs}.{name}.{part}") for name in _QKV]
-            )
-            for mine, name in _BLOCK:
-                state[f"{ours}.{mine}.{part}"] = weights.take(f"{theirs}.{name}.{part}")
+    state |= bert.load_blocks(weights, config.layers, _QKV, _BLOCK)
     weights.finish()
     return state
 
@@ -95,15 +87,7 @@ def dump(state: State, config: EncoderConfig) -> State:
         "embeddings.LayerNorm.bias": state["front_end.norm.bias"],
         "encoder.relative_attention_bias.weight": state["transformer.buckets.table.weight"],
     }
-    for n in range(config.layers):
-        theirs, ours = f"encoder.layer.{n}", f"transformer.blocks.{n}"
-        for part in bert.PARTS:
-            split: tuple[Tensor, ...] = state[f"{ours}.attention.qkv.{part}"].chunk(3)
-            for name, tensor in zip(_QKV, split, strict=True):
-                tensors[f"{theirs}.{name}.{part}"] = tensor
-            for mine, name in _BLOCK:
-                tensors[f"{theirs}.{name}.{part}"] = state[f"{ours}.{mine}.{part}"]
-    return tensors
+    return tensors | bert.dump_blocks(state, config.layers, _QKV, _BLOCK)
 
 
 MPNET = Family("mpnet", shape, load, raw, dump)
