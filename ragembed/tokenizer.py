@@ -152,7 +152,8 @@ class HuggingFaceTokenizer:
     Attributes:
         name: how reports call it.
         data: the file.
-        fingerprint: hexadecimal SHA-256 of the file.
+        lower_case: whether texts are put into lower case first.
+        fingerprint: hexadecimal SHA-256 of the file, and of `lower_case` if that is set.
         unknown_id: id of the token that stands for what the vocabulary lacks, if there is one.
         special_tokens: how many special tokens a single text gets (2 for BERT).
     """
@@ -188,7 +189,9 @@ class HuggingFaceTokenizer:
         self.name: Final = name
         self.data: Final = data
         self.unknown_id: Final = unknown
-        self.fingerprint: Final = hashlib.sha256(data).hexdigest()
+        self.lower_case: Final = lower_case
+        defined = data + b"\0lower case" if lower_case else data
+        self.fingerprint: Final = hashlib.sha256(defined).hexdigest()
         self.special_tokens: Final = int(self._rust.num_special_tokens_to_add(False))
 
     @classmethod

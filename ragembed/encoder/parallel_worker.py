@@ -70,8 +70,6 @@ def work(connection: Connection, settings: Settings) -> None:
 def _load(settings: Settings) -> tuple[PoolingEncoder, dict[str, Any], bytes]:
     """The encoder, what the parent is to know of it, and the bytes of its tokenizer."""
     # torch is loaded here and not above: the parent imports this module and does without.
-    from ragembed.encoder import checkpoint
-    from ragembed.encoder.layout import read_layout
     from ragembed.encoder.model import PoolingEncoder
 
     encoder = PoolingEncoder.from_pretrained(
@@ -84,14 +82,13 @@ def _load(settings: Settings) -> tuple[PoolingEncoder, dict[str, Any], bytes]:
     )
     if encoder.device.type == "cpu":
         limit_threads(settings.workers)
-    layout = read_layout(checkpoint.resolve(settings.model).folder)
     greeting = {
         "dimension": encoder.dimension,
         "fingerprint": encoder.fingerprint,
         "max_tokens": encoder.max_tokens,
         "prompts": encoder.prompts,
         "tokenizer": encoder.tokenizer.name,
-        "lower_case": layout.lower_case,
+        "lower_case": encoder.tokenizer.lower_case,
     }
     return encoder, greeting, encoder.tokenizer.data
 

@@ -79,8 +79,8 @@ def _write(encoder: PoolingEncoder, folder: Path) -> None:
     if not static:
         modules.append(("Pooling", "1_Pooling"))
         _json(folder / "1_Pooling" / "config.json", _pooling(config))
-        # The transformers of a length limit: what was tokenised longer is refused, not cut, here.
-        limit = {"max_seq_length": config.max_length, "do_lower_case": False}
+        lower_case = encoder.tokenizer.lower_case
+        limit = {"max_seq_length": config.max_length, "do_lower_case": lower_case}
         _json(folder / "sentence_bert_config.json", limit)
     for n, layer in enumerate(config.dense):
         path = f"{len(modules)}_Dense"

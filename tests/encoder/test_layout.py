@@ -189,6 +189,9 @@ def test_lower_case_where_the_checkpoint_asks_for_it(tmp_path: Path) -> None:
     write(folder / "sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": True})
     lower = checkpoint.load(checkpoint.resolve(folder)).tokenizer
     assert lower.encode(["Cat"])[0].ids.tolist() == cased.encode(["cat"])[0].ids.tolist()
+    assert lower.fingerprint != cased.fingerprint
+    PoolingEncoder.from_pretrained(folder, device="cpu").save(tmp_path / "saved")
+    assert checkpoint.load(checkpoint.resolve(tmp_path / "saved")).tokenizer.lower_case
 
 
 def test_known_families_without_prompts_are_warned_about(
