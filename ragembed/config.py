@@ -199,6 +199,17 @@ class DenseConfig(Config):
     activation: Activation = "tanh"
 
 
+_SIZES = (
+    "vocabulary_size",
+    "hidden_size",
+    "layers",
+    "heads",
+    "intermediate_size",
+    "positions",
+    "max_length",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Config):
     """Shape of the encoder: front end, transformer and pooling head.
@@ -254,6 +265,17 @@ class EncoderConfig(Config):
     truncate_dim: int = 0
 
     def __post_init__(self) -> None:
+        for field in _SIZES:
+            size = getattr(self, field)
+            least = 0 if field == "layers" else 1
+            _require(
+                isinstance(size, int) and least <= size < 2**31,
+                f"{field} is {size}; it must be a whole number of at least {least}",
+            )
+        _require(
+            0 <= self.pad_id < self.vocabulary_size,
+            f"pad_id is {self.pad_id}; the vocabulary has {self.vocabulary_size} entries",
+        )
         _require(
             self.hidden_size % self.heads == 0,
             f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}",

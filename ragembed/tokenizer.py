@@ -114,7 +114,8 @@ def _no_panic(name: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        # The library raises bare exceptions, such as for an unknown token it has no entry for.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(
             f"the tokenizer {name!r} broke down on a text ({error}); choose another tokenizer"
@@ -224,6 +225,19 @@ class HuggingFaceTokenizer:
             np.zeros(len(ids), np.bool_) if self.unknown_id is None else ids == self.unknown_id
         )
         return Tokens(ids, flat.reshape(-1, 2), unknown)
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens in front of a text, and those behind it.
+
+        Raises:
+            ModelError: no text has a token of its own.
+        """
+        for probe in chain(("a", "1"), self._rust.get_vocab()):
+            encoding = self._rust.encode(probe)
+            own = [n for n, part in enumerate(encoding.sequence_ids) if part is not None]
+            if own:
+                return encoding.ids[: own[0]], encoding.ids[own[-1] + 1 :]
+        raise ModelError(f"the tokenizer {self.name!r} makes nothing of any text")
 
     def count(self, text: str) -> int:
         """How many tokens the text has, special tokens not included."""

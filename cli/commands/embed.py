@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections import deque
@@ -95,15 +94,18 @@ def command(
 
 def _stdin() -> Iterator[str]:
     """The lines of stdin that are not blank."""
-    stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline=None)
-    found = False
-    try:
-        for line in stdin:
-            if line.strip():
-                found = True
-                yield line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"stdin is not UTF-8 ({error.reason} at byte {error.start})") from None
+    found, read = False, 0
+    for line in sys.stdin.buffer if sys.stdin is not None else ():
+        try:
+            text = line.decode("utf-8-sig" if read == 0 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InvalidInput(
+                f"stdin is not UTF-8 ({error.reason} at byte {read + error.start})"
+            ) from None
+        read += len(line)
+        if text.strip():
+            found = True
+            yield text.rstrip("\r\n")
     if not found:
         raise InvalidInput("there is no text to embed")
 

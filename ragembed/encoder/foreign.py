@@ -6,6 +6,7 @@ run, and an architecture that the library does not know is refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPI
 from transformers.utils import logging as transformers_logging
 
 from ragembed.config import EncoderConfig
-from ragembed.encoder.layout import read_json
+from ragembed.encoder.layout import read_object
 from ragembed.errors import ModelError
+
+_ATTENTION = (None, "eager", "sdpa")  # other values can name code to be fetched
+_BLOCK = re.compile(r"(^|\.)(layers?|blocks?|h)\.\d+\.")  # a weight inside a block
 
 
 class ForeignTrunk(nn.Module):
@@ -52,20 +56,37 @@ def _no_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def _unused_places(model: nn.Module) -> int:
+    """Rows of the position table that no place uses: RoBERTa and its kin count from the pad id on."""
+    for name, part in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(part, "padding_idx", None) is not None:
+            return int(part.padding_idx) + 1
+    return 0
+
+
 def load_foreign(folder: Path) -> tuple[ForeignTrunk, EncoderConfig]:
     """A checkpoint of any architecture that transformers knows, from a local folder.
 
     Raises:
         ModelError: transformers does not know the architecture, or cannot load it.
     """
-    kind = str(read_json(folder / "config.json").get("model_type"))
+    raw = read_object(folder / "config.json")
+    kind = str(raw.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ModelError(
             f"{folder} holds a {kind!r} model, which neither ragembed nor the installed "
             "transformers knows; code inside a checkpoint is never run"
         )
+    asked = (raw.get("attn_implementation"), raw.get("_attn_implementation"))
+    if "quantization_config" in raw or any(kind not in _ATTENTION for kind in asked):
+        raise ModelError(
+            f"{folder} asks for quantised weights or an attention kernel of its own, which are not "
+            "loaded; take a plain version of the model"
+        )
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # False, not left out: left out, transformers asks on the terminal, and takes what is piped
+        # into the program for an answer.
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # Of a model that translates or summarises, the encoder alone gives vectors.
         encodes = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
         auto = AutoModelForTextEncoding if encodes else AutoModel
@@ -74,10 +95,11 @@ def load_foreign(folder: Path) -> tuple[ForeignTrunk, EncoderConfig]:
                 folder,
                 config=config,
                 local_files_only=True,
+                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # a config.json can make transformers raise nearly anything
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"transformers cannot load the {kind!r} model of {folder}: {first}"
@@ -87,8 +109,13 @@ def load_foreign(folder: Path) -> tuple[ForeignTrunk, EncoderConfig]:
         raise ModelError(
             f"the weights in {folder} lack {len(missing)} tensors, such as {missing[0]}"
         )
+    unused = [name for name in report["unexpected_keys"] if _BLOCK.search(name)]
+    if unused := sorted(name for name in unused if not name.startswith("decoder.")):
+        raise ModelError(
+            f"{len(unused)} weights in {folder} have no place in the model, such as {unused[0]}"
+        )
     size = int(config.hidden_size)
-    length = int(getattr(config, "max_position_embeddings", 0) or 0)
+    length = int(getattr(config, "max_position_embeddings", 0) or 0) - _unused_places(model)
     shape = EncoderConfig(
         vocabulary_size=int(config.vocab_size),
         hidden_size=size,

@@ -35,9 +35,11 @@ def find_or_download(name: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=_WANTED, local_files_only=True))
     except LocalEntryNotFoundError:
         pass  # not in the cache: ask the hub
+    except ValueError as error:
+        raise ModelNotFound(f"{name!r} is no model name ({error})") from None
     try:
         return Path(snapshot_download(repository, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelNotFound(
             f"there are no weights for {name!r} on this machine, and the hub did not give them "

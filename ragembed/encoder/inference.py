@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from ragembed.encoder.batches import (
     plan_batches,
     run_batch,
 )
+from ragembed.encoder.checks import checked
 from ragembed.encoder.packing import Packed
-from ragembed.errors import EncodingFailed, InvalidInput
+from ragembed.errors import EncodingFailed, InvalidInput, ModelError
 
 if TYPE_CHECKING:
     from ragembed.encoder.model import PoolingEncoder
@@ -70,19 +71,15 @@ def encode_stream(
     encoder: PoolingEncoder, texts: Iterable[str], job: Job
 ) -> Iterator[NDArray[np.float32]]:
     """Vectors of texts in their order, a block at a time, (n, d) float32 each."""
+    if job.long not in get_args(LongText):
+        raise InvalidInput(f"long is {job.long!r}; one of {', '.join(get_args(LongText))} is due")
     for pool in _pools(texts):
         yield _encode_pool(encoder, pool, job)
 
 
 def _pools(texts: Iterable[str]) -> Iterator[_Pool]:
-    if isinstance(texts, str):
-        raise InvalidInput("texts is one string; give a list of strings")
     first, pool, size = 0, list[str](), 0
-    for n, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidInput(f"text {n + 1} is of type {type(text).__name__}; give strings")
-        if not text.strip():
-            raise InvalidInput(f"text {n + 1} is blank and has no vector")
+    for n, text in enumerate(checked(texts)):
         if pool and size + len(text) > POOL_CHARACTERS:
             yield _Pool(first, pool)
             first, pool, size = n, [], 0
@@ -157,6 +154,12 @@ def _encode_pieces(
 ) -> NDArray[np.float32]:
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     vectors = np.zeros((len(pieces), encoder.dimension), dtype=np.float32)
+    highest = max(map(max, pieces), default=0)
+    if highest >= encoder.config.vocabulary_size:
+        raise ModelError(
+            f"the tokenizer gave the id {highest:,} and the model's table has "
+            f"{encoder.config.vocabulary_size:,} rows: they do not belong together"
+        )
     skip = 0 if encoder.config.include_prompt else len(encoder.frame(job.prompt)[0])
     # Without a prompt nothing is left out, not even the special token in front.
     skip = skip if job.prompt else 0
@@ -201,15 +204,15 @@ def encode_tokens(encoder: PoolingEncoder, texts: Sequence[str]) -> list[TokenVe
     """See `PoolingEncoder.encode_tokens`."""
     found: list[TokenVectors] = []
     for pool in _pools(texts):
-        inputs = encoder.model_inputs(pool.texts)
-        for n, ids in enumerate(inputs):
-            _cut(encoder, ids, Job(), pool.number(n))  # refuses what is too long
-        offsets = [
-            tokens.offsets[encoder.kept(tokens)] for tokens in encoder.tokenizer.encode(pool.texts)
-        ]
+        tokens = encoder.tokenizer.encode(pool.texts)
+        kept = [encoder.kept(one) for one in tokens]
+        before, after = encoder.frame("")
+        inputs = []
+        for n, (one, keep) in enumerate(zip(tokens, kept, strict=True)):
+            inputs.append([*before, *one.ids[keep].tolist(), *after] or [encoder.config.pad_id])
+            _cut(encoder, inputs[n], Job(), pool.number(n))  # refuses what is too long
         lengths = np.array([len(ids) for ids in inputs], dtype=np.int64)
-        front = len(encoder.frame("")[0])
-        arrays: list[NDArray[np.float32] | None] = [None] * len(inputs)
+        arrays: dict[int, NDArray[np.float32]] = {}
         for batch in plan_batches(lengths, batch_tokens(encoder), padded=True):
             out = run_batch(
                 lambda some: encoder.token_vectors(
@@ -218,10 +221,9 @@ def encode_tokens(encoder: PoolingEncoder, texts: Sequence[str]) -> list[TokenVe
                 [inputs[n] for n in batch],
             )
             for row, n in zip(out, batch, strict=True):
-                arrays[n] = row[front : front + len(offsets[n])].copy()
+                arrays[n] = row[len(before) :][: kept[n].sum()].copy()
         found += [
-            TokenVectors(array, span)
-            for array, span in zip(arrays, offsets, strict=True)
-            if array is not None
+            TokenVectors(arrays[n], one.offsets[keep])
+            for n, (one, keep) in enumerate(zip(tokens, kept, strict=True))
         ]
     return found

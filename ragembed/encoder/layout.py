@@ -66,8 +66,18 @@ def read_layout(folder: Path) -> Layout:
     Raises:
         ModelError: a file is missing or no JSON, or a module is code or not supported.
     """
-    if not (folder / "modules.json").exists():
-        return _bare(folder)
+    try:
+        return _read(folder) if (folder / "modules.json").exists() else _bare(folder)
+    except ModelError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError) as error:
+        raise ModelError(
+            f"the settings in {folder} are not those of a checkpoint "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def _read(folder: Path) -> Layout:
     kinds = _modules(folder)
     names = [kind for kind, _ in kinds]
     if not re.fullmatch(
@@ -84,7 +94,7 @@ def read_layout(folder: Path) -> Layout:
     settings = optional_json(folder / "config_sentence_transformers.json")
     if (kind := settings.get("model_type") or "SentenceTransformer") != "SentenceTransformer":
         raise ModelError(f"{folder} is a {kind}; a SentenceTransformer gives one vector a text")
-    pooling = {} if static else read_json(found["Pooling"] / "config.json")
+    pooling = {} if static else read_object(found["Pooling"] / "config.json")
     limits = {} if static else _sentence_bert(trunk)
     return Layout(
         trunk=trunk,
@@ -156,7 +166,9 @@ def _pooling(config: Mapping[str, Any]) -> tuple[Pooling, ...]:
 
 
 def _dense(folder: Path) -> DenseConfig:
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
+    if (source := config.get("module_input_name", "sentence_embedding")) != "sentence_embedding":
+        raise ModelError(f"{folder} maps {source}, not the pooled vector: not supported")
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = _DENSE_ACTIVATIONS.get(name.rpartition(".")[2])
     if not name.startswith("torch.nn.") or activation is None:
@@ -177,7 +189,8 @@ def _prompts(settings: Mapping[str, Any]) -> dict[str, str]:
     default = named.get(settings.get("default_prompt_name") or "", "")
     found = {}
     for role, names in _ROLES.items():
-        text = next((named[name] for name in names if named.get(name)), default)
+        given = [named[name] for name in names if name in named]
+        text = next(filter(None, given), "" if given else default)
         if text:
             found[role] = str(text)
     return found
@@ -189,10 +202,18 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON has no narrower type
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; raises `ModelError` when it cannot be read or is none."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds a {type(value).__name__}, where an object is due")
+    return value
 
 
 def optional_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty when there is no such file."""
-    return cast(dict[str, Any], read_json(path)) if path.exists() else {}
+    return read_object(path) if path.exists() else {}

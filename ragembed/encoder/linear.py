@@ -87,13 +87,21 @@ class Linear(nn.Linear):
             self.compute_dtype,
             *((p.data_ptr(), p.device, 0 if p.is_inference() else p._version) for p in parts),
         )
-        if self._prepared is None or self._prepared.made_from != made_from:
+        # Parameters made in inference mode count no changes, so they are never trusted twice.
+        countless = any(p.is_inference() for p in parts)
+        if countless or self._prepared is None or self._prepared.made_from != made_from:
             weight = self.weight.detach().to(self.compute_dtype)
             bias = None if self.bias is None else self.bias.detach().to(self.compute_dtype)
             if self.weight.device.type == "cpu" and can_block(self.compute_dtype):
                 weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
             self._prepared = _Prepared(made_from, weight, bias)
         return self._prepared
+
+    def train(self, mode: bool = True) -> Linear:
+        """As in torch. Changes through `.data` are seen after `train` or `eval` only."""
+        self._prepared = None
+        super().train(mode)
+        return self
 
     def __getstate__(self) -> dict[str, object]:
         # Blocked weights cannot be copied, and need not be.

@@ -14,9 +14,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import MISSING, fields
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -36,12 +36,20 @@ from ragembed.encoder.pooling import pool
 from ragembed.encoder.prompts import missing_prompts
 from ragembed.encoder.resources import keep_freed_memory, limit_threads
 from ragembed.encoder.transformer import Transformer
+from ragembed.errors import InvalidInput, ModelError
 from ragembed.progress import bar
 
 if TYPE_CHECKING:
     from ragembed.tokenizer import HuggingFaceTokenizer, Tokens
 
 logger = logging.getLogger(__name__)
+
+
+class _Weights(NamedTuple):
+    """A digest of the weights, and the state of the parameters it stands for; None: as they are."""
+
+    sha256: str
+    versions: tuple[tuple[int, int], ...] | None
 
 
 class PoolingEncoder(nn.Module):
@@ -53,7 +61,6 @@ class PoolingEncoder(nn.Module):
         prompts: text put in front of a `query` or a `document`, where the checkpoint has one.
         name: what the weights were asked for as.
         family: the kind of checkpoint they came from ("bert", "mpnet", ...), "" if from none.
-        fingerprint: SHA-256 over weights, tokenizer, pooling, prompts, normalisation, dimension.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class PoolingEncoder(nn.Module):
         name: str = "",
         weights_sha256: str = "",
         family: str = "",
-        beside: Mapping[str, bytes] | None = None,
+        tokenizer_settings: Mapping[str, bytes] | None = None,
         trunk: nn.Module | None = None,
         inference: InferenceConfig | None = None,
     ) -> None:
@@ -80,9 +87,9 @@ class PoolingEncoder(nn.Module):
         self.prompts = dict(prompts or {})
         self.name = name
         self.family = family
-        self.beside = dict(beside or {})
+        self.tokenizer_settings = dict(tokenizer_settings or {})
         self.inference = inference or InferenceConfig(device="cpu", dtype="float32")
-        self.fingerprint = _fingerprint(config, tokenizer.fingerprint, self.prompts, weights_sha256)
+        self._known = _Weights(weights_sha256, None)
         self.trunk = trunk
         if trunk is None:
             self.front_end = FrontEnd(config)
@@ -95,7 +102,8 @@ class PoolingEncoder(nn.Module):
     def forward(self, ids: Tensor, real: Tensor | None = None, *, skip: int = 0) -> Tensor:
         """Token ids (B, L) to vectors (B, d) float32.
 
-        `real` (B, L) is 1 where a token is real and 0 where it is padding, on either side; None
+        `real` (B, L) is 1 where a token is real and 0 where it is padding, on either side (on the
+        right where transformers runs the network); None
         says that nothing is padded, and the attention mask is left out altogether. `skip` leaves
         so many tokens at the front of each text (a prompt) out of the pooling.
         """
@@ -161,6 +169,8 @@ class PoolingEncoder(nn.Module):
             ModelNotFound: no weights under that name.
             ModelError: weights of an architecture that is not supported, or damaged ones.
         """
+        if unknown := sorted(set(prompts or {}) - {"query", "document"}):
+            raise InvalidInput(f"prompts are for query and document, not for {', '.join(unknown)}")
         target = choose_device(device)
         loaded = checkpoint.load(checkpoint.resolve(name), truncate_dim=truncate_dim)
         found = dict(loaded.prompts) if prompts is None else dict(prompts)
@@ -175,16 +185,18 @@ class PoolingEncoder(nn.Module):
                 name=str(name),
                 weights_sha256=loaded.weights_sha256,
                 family=loaded.family,
-                beside=loaded.beside,
+                tokenizer_settings=loaded.tokenizer_settings,
                 trunk=loaded.trunk,
                 inference=InferenceConfig(device=device, dtype=dtype, batch_tokens=batch_tokens),
             )
+        _check_shapes(encoder, loaded.state, name)
         threads = 0
         if target.type == "cpu":
             threads = limit_threads()
             keep_freed_memory()
         encoder.load_state_dict(loaded.state, assign=True, strict=loaded.trunk is None)
         encoder.to(target)
+        encoder._weights()  # these are the numbers that the files' digest stands for
         encoder.set_dtype(choose_dtype(dtype, target))
         shown = f"{target}, {threads} threads" if threads else str(target)
         logger.info("%s runs on %s, products in %s", name, shown, encoder.compute_dtype)
@@ -280,7 +292,9 @@ class PoolingEncoder(nn.Module):
             unknown = self.tokenizer.unknown_id
             # A text of unknown tokens alone keeps them: it has to have some vector.
             inputs = [[n for n in ids if n != unknown] or ids for ids in inputs]
-        return [ids or [self.tokenizer.unknown_id or self.config.pad_id] for ids in inputs]
+        spare = self.tokenizer.unknown_id
+        spare = self.config.pad_id if spare is None else spare
+        return [ids or [spare] for ids in inputs]
 
     def kept(self, tokens: Tokens) -> NDArray[np.bool_]:
         """Which of a text's tokens the network reads, (n,): all, but for `drop_unknown`."""
@@ -291,17 +305,43 @@ class PoolingEncoder(nn.Module):
     def frame(self, prompt: str) -> tuple[list[int], list[int]]:
         """The token ids in front of a text (specials and prompt) and behind it (specials)."""
         head = self.tokenizer.encode([prompt])[0].ids.tolist() if prompt else []
-        if not self.config.specials:
-            return head, []
-        bare = self.tokenizer.encode(["a"])[0].ids.tolist()
-        framed = self.tokenizer.model_inputs(["a"])[0]
-        start = next(n for n in range(len(framed)) if framed[n : n + len(bare)] == bare)
-        return [*framed[:start], *head], framed[start + len(bare) :]
+        before, after = self._specials
+        return [*before, *head], after
+
+    @cached_property
+    def _specials(self) -> tuple[list[int], list[int]]:
+        return self.tokenizer.frame() if self.config.specials else ([], [])
 
     @property
     def dimension(self) -> int:
         """d, the length of each vector."""
         return self.config.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights, tokenizer, pooling, prompts, normalisation, dimension.
+
+        Of weights as they were published, their files count; once trained, the numbers do.
+        """
+        weights = self._weights().sha256
+        return _fingerprint(self.config, self.tokenizer.fingerprint, self.prompts, weights)
+
+    def _weights(self) -> _Weights:
+        """The digest of the weights, taken anew when a parameter was changed or replaced."""
+        versions = tuple((id(p), 0 if p.is_inference() else p._version) for p in self.parameters())
+        if self._known.versions is None and self._known.sha256:
+            self._known = _Weights(self._known.sha256, versions)
+        if self._known.versions != versions:
+            digest = hashlib.sha256()
+            for name, tensor in self.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._known = _Weights(digest.hexdigest(), versions)
+        return self._known
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy has other parameters of the same numbers.
+        return {**self.__dict__, "_known": _Weights(self._weights().sha256, None)}
 
     @property
     def layers(self) -> int:
@@ -335,6 +375,34 @@ class PoolingEncoder(nn.Module):
             self.trunk.compute_dtype = dtype  # type: ignore[assignment]
 
 
+_USUAL = {
+    "heads": 12,
+    "position": "learned",
+    "relative": "none",
+    "causal": False,
+    "norm_first": False,
+    "front_norm": True,
+    "final_norm": False,
+    "activation": "gelu",
+    "layer_norm_eps": 1e-12,
+    "specials": True,
+    "drop_unknown": False,
+    "include_prompt": True,
+    "dense": [],
+}
+
+
+def _check_shapes(encoder: PoolingEncoder, state: Mapping[str, Tensor], name: str | Path) -> None:
+    """Raise `ModelError` when a checkpoint's weights are not of the size its settings say."""
+    for key, due in encoder.state_dict().items():
+        found = state.get(key)
+        if found is not None and found.shape != due.shape:
+            raise ModelError(
+                f"the weights of {name} do not fit its config.json: {key} is "
+                f"{tuple(found.shape)}, and {tuple(due.shape)} is due"
+            )
+
+
 def _fingerprint(
     config: EncoderConfig, tokenizer: str, prompts: Mapping[str, str], weights: str
 ) -> str:
@@ -346,15 +414,8 @@ def _fingerprint(
         "normalize": config.normalize,
         "dimension": config.dimension,
     }
-    # What sets a network apart from a plain BERT; a plain one has none of it.
-    plain = {f.name: f.default for f in fields(config) if f.default is not MISSING}
-    named = {"pooling", "normalize", "truncate_dim"}
+    # What weights of the same sizes can be run as; what BERT base and MiniLM have is left out.
     values = config.to_json()
-    default = json.loads(json.dumps({k: v for k, v in plain.items() if k != "dense"}))
-    if other := {
-        k: values[k] for k in sorted(default) if k not in named and values[k] != default[k]
-    }:
+    if other := {key: values[key] for key, usual in _USUAL.items() if values[key] != usual}:
         parts["shape"] = other
-    if config.dense:
-        parts["dense"] = values["dense"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

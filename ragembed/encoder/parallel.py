@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragembed.config import DType
-from ragembed.encoder.checks import checked_texts
+from ragembed.encoder.checks import checked
 from ragembed.encoder.parallel_worker import RAISED, Settings, work
 from ragembed.errors import EncodingFailed, InvalidInput, ModelError, RagembedError
 from ragembed.progress import bar
@@ -171,7 +171,7 @@ class ParallelEncoder:
                 worker died.
         """
         options = {"prompt": prompt, "long": long, "normalize": normalize}
-        listed = checked_texts(texts)
+        listed = list(checked(texts))
         with self._lock:
             if not self._workers:
                 raise InvalidInput("the encoder was closed; make another one")

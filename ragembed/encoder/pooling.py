@@ -36,6 +36,8 @@ def pool(tokens: Tensor, real: Tensor | None, modes: Sequence[Pooling], *, skip:
         real = torch.ones(tokens.shape[:2], device=tokens.device)
     at = places(real)  # (B, L)
     counted = (real != 0) & (at >= skip)  # (B, L)
+    # A text can melt into the prompt's last token; it then keeps all of its tokens.
+    counted = torch.where(counted.any(dim=1, keepdim=True), counted, real != 0)
     return torch.cat([_pool(tokens, counted, at, mode) for mode in modes], dim=-1)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragembed.encoder.checks import checked_texts
+from ragembed.encoder.checks import checked
 from ragembed.encoder.remote_endpoint import Endpoint, error_message
 from ragembed.errors import EncodingFailed, InvalidInput
 from ragembed.tokenizer import Tokenizer, well_formed
@@ -153,7 +153,7 @@ class RemoteEmbedder:
         return self._encode(texts, self._document_prompt)
 
     def _encode(self, texts: Iterable[str], prompt: str) -> NDArray[np.float32]:
-        texts = checked_texts(texts)
+        texts = list(checked(texts))
         if self._endpoint.closed:
             raise InvalidInput("the embedder was closed; make another one")
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)

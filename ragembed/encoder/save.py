@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ragembed.config import EncoderConfig
 from ragembed.encoder.families import FAMILIES, Family, Unsupported
@@ -45,19 +46,24 @@ _PAD_TOKENS = ("[PAD]", "<pad>", "<|endoftext|>")
 
 def save(encoder: PoolingEncoder, folder: Path) -> None:
     """See `PoolingEncoder.save`."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InvalidInput(f"{folder} is there and not empty; give a new folder")
     try:
+        folder = folder.absolute()
+        if folder.exists() and not folder.is_dir():
+            raise InvalidInput(f"{folder} is a file; give a new folder")
+        if folder.exists() and any(folder.iterdir()):
+            raise InvalidInput(f"{folder} is not empty; give a new folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        made = folder.parent / f".{folder.name}-{os.getpid()}"
+        made.mkdir()
         try:
             _write(encoder, made)
-            made.chmod(0o755)
             os.replace(made, folder)  # over an empty folder, or none
         finally:
             shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:  # what safetensors makes of a full disk
+        raise StorageError(f"{folder} cannot be written: {error}") from error
 
 
 def _write(encoder: PoolingEncoder, folder: Path) -> None:
@@ -67,8 +73,10 @@ def _write(encoder: PoolingEncoder, folder: Path) -> None:
     if encoder.trunk is not None:
         encoder.trunk.model.save_pretrained(folder)  # type: ignore[operator, union-attr]
     elif static:
-        if config.position != "none" or config.front_norm:
-            raise InvalidInput("a static checkpoint has no positions and no LayerNorm: not saved")
+        _check_static(config)
+        if config.drop_unknown:
+            _model2vec(encoder, folder, state["front_end.token.weight"])
+            return
         _tensors(folder, {"embedding.weight": state["front_end.token.weight"]})
     else:
         family, raw = _family(encoder)
@@ -117,9 +125,37 @@ def _write(encoder: PoolingEncoder, folder: Path) -> None:
     _json(folder / "config_sentence_transformers.json", settings)
 
 
+def _check_static(config: EncoderConfig) -> None:
+    """A token table and its mean are all that a static checkpoint can hold."""
+    due: dict[str, object] = {
+        "position": "none",
+        "front_norm": False,
+        "final_norm": False,
+        "specials": False,
+        "pooling": ("mean",),
+    }
+    if config.drop_unknown:  # model2vec's layout has no further modules either
+        due |= {"dense": (), "truncate_dim": 0}
+    for field, value in due.items():
+        if (found := getattr(config, field)) != value:
+            raise InvalidInput(f"no static checkpoint has {field} {found!r}; {value!r} is due")
+
+
+def _model2vec(encoder: PoolingEncoder, folder: Path, table: Tensor) -> None:
+    """The layout whose readers leave unknown tokens out."""
+    _tensors(folder, {"embeddings": table})
+    (folder / "tokenizer.json").write_bytes(encoder.tokenizer.data)
+    normalize = encoder.config.normalize
+    _json(folder / "config.json", {"model_type": "model2vec", "normalize": normalize})
+
+
 def _family(encoder: PoolingEncoder) -> tuple[Family, dict[str, Any]]:
     """The family an encoder is written as: the one it came from, else the first that fits."""
     names = [encoder.family] if encoder.family else ["bert", "mpnet", "gpt2"]
+    if not encoder.config.specials or encoder.config.drop_unknown:
+        raise InvalidInput(
+            "a transformer that leaves out tokens cannot be saved: no layout says so"
+        )
     reasons = []
     for name in names:
         try:
@@ -148,10 +184,11 @@ def _pooling(config: EncoderConfig) -> dict[str, Any]:
 
 def _tokenizer(encoder: PoolingEncoder, folder: Path, *, with_settings: bool) -> None:
     (folder / "tokenizer.json").write_bytes(encoder.tokenizer.data)
-    for name, data in encoder.beside.items():
+    for name, data in encoder.tokenizer_settings.items():
         (folder / name).write_bytes(data)
-    if with_settings and "tokenizer_config.json" not in encoder.beside:
-        known = {token["content"] for token in json.loads(encoder.tokenizer.data)["added_tokens"]}
+    if with_settings and "tokenizer_config.json" not in encoder.tokenizer_settings:
+        added = json.loads(encoder.tokenizer.data).get("added_tokens") or []
+        known = {token["content"] for token in added}
         settings: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": encoder.config.max_length,

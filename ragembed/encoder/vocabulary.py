@@ -21,9 +21,11 @@ def build_tokenizer(folder: Path) -> bytes:
     if not any(path for pattern in _VOCABULARIES for path in folder.glob(pattern)):
         raise ModelError(f"{folder} has no tokenizer.json and no vocabulary to make one of")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         built: str = tokenizer.backend_tokenizer.to_str()
-    except (OSError, ValueError, ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a damaged vocabulary does to transformers
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{folder} has no tokenizer.json and none can be made of what it has ({first})"

@@ -469,7 +469,7 @@ def test_a_vector_that_has_no_direction(
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n\t"])
 def test_a_blank_text_is_refused_by_number(server: Server, make: Make, blank: str) -> None:
-    with pytest.raises(InvalidInput, match="text 2 of 2 is blank"):
+    with pytest.raises(InvalidInput, match="text 2 is blank"):
         make(document_prompt="passage: ").encode_document(["a", blank])
     with pytest.raises(InvalidInput, match="list"):
         make().encode_query("one text")

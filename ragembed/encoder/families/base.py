@@ -64,21 +64,23 @@ class Weights:
     ) -> None:
         """`prefix` may stand in front of each name; names that contain an `ignored` are heads."""
         skipped = tuple(ignored)
-        self._left = {
-            name.removeprefix(prefix): tensor.float()
-            for name, tensor in tensors.items()
-            if not any(part in name for part in skipped)
-        }
+        wanted = {n: t for n, t in tensors.items() if not any(part in n for part in skipped)}
+        self._left = {name.removeprefix(prefix): tensor for name, tensor in wanted.items()}
+        if len(self._left) < len(wanted):
+            raise ModelError(f"the weights have names both with and without {prefix!r}")
 
     def take(self, name: str) -> Tensor:
-        """Remove and return a tensor, as float32.
+        """Remove and return a vector or matrix, as float32.
 
         Raises:
-            ModelError: it is not there.
+            ModelError: it is not there, or is nothing of the kind.
         """
         if name not in self._left:
             raise ModelError(f"the weights lack {name}")
-        return self._left.pop(name)
+        tensor = self._left.pop(name)
+        if not tensor.is_floating_point() or not 1 <= tensor.dim() <= 2:
+            raise ModelError(f"the weights {name} are {tensor.dtype} of shape {list(tensor.shape)}")
+        return tensor.float()
 
     def drop(self, name: str) -> None:
         """Leave out a tensor that inference does not need, if it is there."""

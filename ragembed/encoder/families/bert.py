@@ -70,11 +70,10 @@ def roberta_shape(raw: Raw) -> dict[str, Any]:
     return fields
 
 
-def load(weights: Weights, config: EncoderConfig) -> State:
-    """BERT's and RoBERTa's names to ours; queries, keys and values become one matrix."""
+def load(weights: Weights, config: EncoderConfig, unused_rows: int = 0) -> State:
+    """BERT's names to ours; queries, keys and values become one matrix."""
     tokens = weights.take("embeddings.word_embeddings.weight")
-    positions = weights.take("embeddings.position_embeddings.weight")
-    positions = positions[len(positions) - config.positions :]
+    positions = weights.take("embeddings.position_embeddings.weight")[unused_rows:]
     segment = weights.take("embeddings.token_type_embeddings.weight")[0]  # (D,): see FrontEnd
     state = {
         "front_end.norm.weight": weights.take("embeddings.LayerNorm.weight"),
@@ -91,6 +90,11 @@ def load(weights: Weights, config: EncoderConfig) -> State:
             state[ours] = weights.take(theirs)
     weights.finish()
     return state
+
+
+def roberta_load(weights: Weights, config: EncoderConfig) -> State:
+    """The same for RoBERTa."""
+    return load(weights, config, unused_rows=config.pad_id + 1)
 
 
 def load_blocks(weights: Weights, layers: int, qkv: Names, block: Pairs) -> State:
@@ -194,4 +198,4 @@ def roberta_dump(state: State, config: EncoderConfig) -> State:
 
 
 BERT = Family("bert", shape, load, raw, dump)
-ROBERTA = Family("xlm-roberta", roberta_shape, load, roberta_raw, roberta_dump)
+ROBERTA = Family("xlm-roberta", roberta_shape, roberta_load, roberta_raw, roberta_dump)

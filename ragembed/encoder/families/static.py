@@ -25,14 +25,25 @@ def table(tensors: Mapping[str, Tensor], folder: Path) -> Tensor:
         ModelError: neither layout.
     """
     if "embedding.weight" in tensors:
-        return tensors["embedding.weight"].float()
+        rows = tensors["embedding.weight"].float()
+        if rows.dim() != 2:
+            raise ModelError(f"the table in {folder} has {rows.dim()} dimensions; 2 are due")
+        return rows
     if "embeddings" not in tensors:
         raise ModelError(f"{folder} is no static model: its weights are {sorted(tensors)[:5]}")
+    if tensors["embeddings"].dim() != 2:
+        raise ModelError(f"the table in {folder} has {tensors['embeddings'].dim()} dimensions")
     rows = tensors["embeddings"].float()
     if "mapping" in tensors:
-        rows = rows[tensors["mapping"].long()]
+        mapping = tensors["mapping"].long()
+        if mapping.dim() != 1 or bool(((mapping < 0) | (mapping >= len(rows))).any()):
+            raise ModelError(f"the mapping in {folder} names rows that its {len(rows)} have not")
+        rows = rows[mapping]
     if "weights" in tensors:
-        rows = rows * tensors["weights"].float()[:, None]
+        weights = tensors["weights"].float()
+        if weights.shape != rows.shape[:1]:
+            raise ModelError(f"{folder} has {len(weights)} weights for {len(rows)} tokens")
+        rows = rows * weights[:, None]
     return rows
 
 
