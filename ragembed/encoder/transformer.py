@@ -66,7 +66,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, cle
         return torch.bmm(scores.softmax(dim=-1), v)
     # A softmax takes the largest score off first, so that no power overflows. In bfloat16 that is
     # most of its time, and powers rarely leave the range: so without, and the sums tell.
-    total = scores.exp_().sum(dim=-1, keepdim=True, dtype=torch.float32)  # (g * H, M, 1)
+    total = scores.exp_().sum(dim=-1, keepdim=True)  # (g * H, M, 1)
     least, largest = total.aminmax()
     if least > 1e-30 and largest < 1e36:
         return torch.bmm(scores, v) / total

@@ -396,3 +396,31 @@ def test_a_closed_pipe_is_no_error(docs: Path, tmp_path: Path) -> None:
     err = child.stderr.read()
     child.stderr.close()
     assert child.wait(timeout=60) in (0, 1) and err == b""
+
+
+def embed(stdin: bytes | None, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """`ragembed embed` as a process; stdin None means closed."""
+    command = [sys.executable, "-m", "ragembed", "embed", "--dtype", "float32", *arguments]
+    if stdin is None:
+        command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60)
+
+
+def test_embed_reads_lines_and_writes_small_vectors(tmp_path: Path) -> None:
+    lines = "\ufeffone line\r\n\n  \nanother\n".encode()
+    rows = [json.loads(line) for line in embed(lines, "-").stdout.splitlines()]
+    assert [len(row["embedding"]) for row in rows] == [384, 384]
+    assert [row["tokens"] for row in rows] == [4, 3]
+    short = embed(lines, "-", "--truncate-dim", "16", "--precision", "binary")
+    assert [len(json.loads(line)["embedding"]) for line in short.stdout.splitlines()] == [2, 2]
+    beyond = embed(None, "x", "--truncate-dim", "999")
+    assert beyond.returncode == 2 and b"the vectors have 384 dimensions" in beyond.stderr
+
+
+def test_embed_says_which_byte_is_no_utf_8() -> None:
+    out = embed(b"good line\n" * 2000 + b"b\xffd\n")
+    assert out.returncode == 2
+    assert b"stdin is not UTF-8 (invalid start byte at byte 20001)" in out.stderr
+    for nothing in (b"", b"\n \n", None):
+        out = embed(nothing)
+        assert out.returncode == 2 and out.stderr == b"error: there is no text to embed\n"

@@ -272,3 +272,45 @@ def test_an_encoder_made_from_nothing_can_be_saved_and_loaded(
     assert again.prompts == {"query": "q: "}
     assert (again.encode(["weevil"]) == made.encode(["weevil"])).all()
     assert again.dimension == 4
+
+
+def static(encoder: PoolingEncoder, **fields: object) -> PoolingEncoder:
+    """A token table of four dimensions under the tokenizer of MiniLM."""
+    shape: dict[str, object] = {
+        "vocabulary_size": 30_522,
+        "hidden_size": 4,
+        "layers": 0,
+        "heads": 1,
+        "intermediate_size": 4,
+        "positions": 512,
+        "max_length": 512,
+        "position": "none",
+        "front_norm": False,
+        "specials": False,
+    }
+    config = EncoderConfig(**(shape | fields))  # type: ignore[arg-type]
+    return PoolingEncoder(config, encoder.tokenizer).eval()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"specials": True}, {"pooling": ("max",)}, {"final_norm": True}, {"front_norm": True}],
+)
+def test_a_static_layout_drops_nothing_silently(
+    tmp_path: Path, encoder: PoolingEncoder, fields: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidInput, match="no static checkpoint has"):
+        static(encoder, **fields).save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_static_encoders_are_saved_in_the_layout_that_says_all(
+    tmp_path: Path, encoder: PoolingEncoder, drop: bool
+) -> None:
+    made = static(encoder, drop_unknown=drop)
+    made.save(tmp_path / "model")
+    again = PoolingEncoder.from_pretrained(tmp_path / "model", device="cpu")
+    texts = ["a weevil", "𓀀 a weevil", "𓀀"]
+    assert (again.encode(texts) == made.encode(texts)).all()
+    assert (tmp_path / "model/modules.json").exists() != drop
