@@ -233,6 +233,17 @@ def read_weights(folder: Path, source: Checkpoint) -> tuple[dict[str, Tensor], s
     return tensors, _together(digests)
 
 
+def check_shapes(due: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str | Path) -> None:
+    """Raise `ModelError` when a checkpoint's weights are not of the size its settings say."""
+    for key, wanted in due.items():
+        found = state.get(key)
+        if found is not None and found.shape != wanted.shape:
+            raise ModelError(
+                f"the weights of {name} do not fit its config.json: {key} is "
+                f"{tuple(found.shape)}, and {tuple(wanted.shape)} is due"
+            )
+
+
 def _weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files in a folder: one, or those its index lists."""
     path = folder / "model.safetensors.index.json"

@@ -10,13 +10,11 @@ True
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from ragembed.config import DType, EncoderConfig, InferenceConfig
 from ragembed.encoder import checkpoint, save
 from ragembed.encoder.device import choose_device, choose_dtype
 from ragembed.encoder.embedding import FrontEnd
+from ragembed.encoder.identity import Weights, fingerprint
 from ragembed.encoder.inference import Job, LongText, TokenVectors, encode_stream, encode_tokens
 from ragembed.encoder.linear import Linear, set_compute_dtype
 from ragembed.encoder.masks import places
@@ -36,20 +35,13 @@ from ragembed.encoder.pooling import pool
 from ragembed.encoder.prompts import missing_prompts
 from ragembed.encoder.resources import keep_freed_memory, limit_threads
 from ragembed.encoder.transformer import Transformer
-from ragembed.errors import InvalidInput, ModelError
+from ragembed.errors import InvalidInput
 from ragembed.progress import bar
 
 if TYPE_CHECKING:
     from ragembed.tokenizer import HuggingFaceTokenizer, Tokens
 
 logger = logging.getLogger(__name__)
-
-
-class _Weights(NamedTuple):
-    """A digest of the weights, and the state of the parameters it stands for; None: as they are."""
-
-    sha256: str
-    versions: tuple[tuple[int, int], ...] | None
 
 
 class PoolingEncoder(nn.Module):
@@ -89,7 +81,7 @@ class PoolingEncoder(nn.Module):
         self.family = family
         self.tokenizer_settings = dict(tokenizer_settings or {})
         self.inference = inference or InferenceConfig(device="cpu", dtype="float32")
-        self._known = _Weights(weights_sha256, None)
+        self._known = Weights(weights_sha256)
         self.trunk = trunk
         if trunk is None:
             self.front_end = FrontEnd(config)
@@ -103,9 +95,9 @@ class PoolingEncoder(nn.Module):
         """Token ids (B, L) to vectors (B, d) float32.
 
         `real` (B, L) is 1 where a token is real and 0 where it is padding, on either side (on the
-        right where transformers runs the network); None
-        says that nothing is padded, and the attention mask is left out altogether. `skip` leaves
-        so many tokens at the front of each text (a prompt) out of the pooling.
+        right where transformers runs the network); None says that nothing is padded, and the
+        attention mask is left out altogether. `skip` leaves so many tokens at the front of each
+        text (a prompt) out of the pooling.
         """
         x = self.token_vectors(ids, real)  # (B, L, D)
         return self.head(pool(x, real, self.config.pooling, skip=skip))
@@ -189,7 +181,7 @@ class PoolingEncoder(nn.Module):
                 trunk=loaded.trunk,
                 inference=InferenceConfig(device=device, dtype=dtype, batch_tokens=batch_tokens),
             )
-        _check_shapes(encoder, loaded.state, name)
+        checkpoint.check_shapes(encoder.state_dict(), loaded.state, name)
         threads = 0
         if target.type == "cpu":
             threads = limit_threads()
@@ -324,24 +316,16 @@ class PoolingEncoder(nn.Module):
         Of weights as they were published, their files count; once trained, the numbers do.
         """
         weights = self._weights().sha256
-        return _fingerprint(self.config, self.tokenizer.fingerprint, self.prompts, weights)
+        return fingerprint(self.config, self.tokenizer.fingerprint, self.prompts, weights)
 
-    def _weights(self) -> _Weights:
+    def _weights(self) -> Weights:
         """The digest of the weights, taken anew when a parameter was changed or replaced."""
-        versions = tuple((id(p), 0 if p.is_inference() else p._version) for p in self.parameters())
-        if self._known.versions is None and self._known.sha256:
-            self._known = _Weights(self._known.sha256, versions)
-        if self._known.versions != versions:
-            digest = hashlib.sha256()
-            for name, tensor in self.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._known = _Weights(digest.hexdigest(), versions)
+        self._known = self._known.up_to_date(self)
         return self._known
 
     def __getstate__(self) -> dict[str, object]:
         # A copy has other parameters of the same numbers.
-        return {**self.__dict__, "_known": _Weights(self._weights().sha256, None)}
+        return {**self.__dict__, "_known": Weights(self._weights().sha256)}
 
     @property
     def layers(self) -> int:
@@ -373,49 +357,3 @@ class PoolingEncoder(nn.Module):
             set_compute_dtype(self.transformer, dtype)
         elif hasattr(self.trunk, "compute_dtype"):
             self.trunk.compute_dtype = dtype  # type: ignore[assignment]
-
-
-_USUAL = {
-    "heads": 12,
-    "position": "learned",
-    "relative": "none",
-    "causal": False,
-    "norm_first": False,
-    "front_norm": True,
-    "final_norm": False,
-    "activation": "gelu",
-    "layer_norm_eps": 1e-12,
-    "specials": True,
-    "drop_unknown": False,
-    "include_prompt": True,
-    "dense": [],
-}
-
-
-def _check_shapes(encoder: PoolingEncoder, state: Mapping[str, Tensor], name: str | Path) -> None:
-    """Raise `ModelError` when a checkpoint's weights are not of the size its settings say."""
-    for key, due in encoder.state_dict().items():
-        found = state.get(key)
-        if found is not None and found.shape != due.shape:
-            raise ModelError(
-                f"the weights of {name} do not fit its config.json: {key} is "
-                f"{tuple(found.shape)}, and {tuple(due.shape)} is due"
-            )
-
-
-def _fingerprint(
-    config: EncoderConfig, tokenizer: str, prompts: Mapping[str, str], weights: str
-) -> str:
-    parts: dict[str, object] = {
-        "weights": weights,
-        "tokenizer": tokenizer,
-        "pooling": "+".join(config.pooling),
-        "prompts": {key: prompts[key] for key in sorted(prompts)},
-        "normalize": config.normalize,
-        "dimension": config.dimension,
-    }
-    # What weights of the same sizes can be run as; what BERT base and MiniLM have is left out.
-    values = config.to_json()
-    if other := {key: values[key] for key, usual in _USUAL.items() if values[key] != usual}:
-        parts["shape"] = other
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
