@@ -3,19 +3,12 @@
 Two jobs that are never mixed: the encoder's own tokenizer (`HuggingFaceTokenizer`) says what a
 model reads; a budget tokenizer (`budget_tokenizer`) says what a context costs a language model.
 Special tokens written in a text handed to a budget tokenizer are ordinary text.
-
-Texts longer than `PIECE` characters are cut into pieces before they are encoded: the Rust code
-under tiktoken panics on a run of about a million blanks, and memory stays bounded. A cut falls
-between a letter or digit and a blank or punctuation mark, where every known pre-split pattern
-(GPT-2, cl100k, o200k, BERT, ours) has a border anyway, so the ids stay the same; only a stretch
-of `PIECE / 2` characters without such a place is cut at any character.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,20 +25,14 @@ from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import normalizers
 
 from ragembed import byte_pair
-from ragembed.byte_pair import PATTERN as PATTERN
-from ragembed.byte_pair import parse_ranks as parse_ranks
-from ragembed.byte_pair import split_at, with_specials
+from ragembed.byte_pair import PATTERN, parse_ranks, split_at, with_specials
 from ragembed.errors import InvalidInput, ModelError
+from ragembed.pieces import pieces, well_formed
 from ragembed.tiktoken_cache import ensure_cached, tiktoken_files
 
-PIECE = 100_000  # most characters handed to an encoder at once
 BATCH = 1_000_000  # characters of pieces that are in memory as encodings at the same time
 DEFAULT_BUDGET = "ragembed-32k"
 RANKS_SHA256 = "ea15f473b0fc9a469224efa6ee3ce7e5c68c0dbd55f61a62c5d8632815dc19c0"
-
-# Where a text is best cut, the better kind first: words of SentencePiece may hold marks.
-_BORDERS = (frozenset(" \n\t\r\u3000"), frozenset('.,;:!?()[]{}"<>=/，。、；：！？（）「」《》'))
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,29 +70,6 @@ class Tokenizer(Protocol):
 
     def count(self, text: str) -> int:
         """`len` of the text's tokens, without the cost of their offsets."""
-
-
-def pieces(text: str, limit: int = PIECE) -> Iterator[tuple[int, str]]:
-    """Cut into parts of at most `limit` characters, each with its offset; see the module's text.
-
-    >>> list(pieces("one two three", limit=8))
-    [(0, 'one two'), (7, ' three')]
-    """
-    start = 0
-    while len(text) - start > limit:
-        places = range(start + limit, start + limit // 2, -1)
-        found = (at for kind in _BORDERS for at in places if text[at] in kind)
-        cut = next((at for at in found if text[at - 1].isalnum()), start + limit)
-        yield start, text[start:cut]
-        start = cut
-    yield start, text[start:]
-
-
-def well_formed(text: str) -> str:
-    """The text with each lone surrogate replaced by U+FFFD: same length, and UTF-8 can hold it."""
-    if not text.isascii() and _SURROGATE.search(text):
-        return _SURROGATE.sub("\ufffd", text)
-    return text
 
 
 @contextmanager

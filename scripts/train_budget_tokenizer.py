@@ -28,7 +28,8 @@ from typing import Any
 import tiktoken
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ragembed.tokenizer import PATTERN, parse_ranks, pieces, well_formed
+from ragembed.byte_pair import PATTERN, parse_ranks
+from ragembed.pieces import pieces, well_formed
 
 SIZE = 32_768
 # How often each kind of text is counted. General English prose is raised because most merges

@@ -22,7 +22,7 @@ FOLDERS = {"ragembed": "ragembed", "cli": "ragembed.cli", "index": "ragembed.ind
 LAYERS = [
     {"ragembed", "errors", "types", "progress"},
     {"config"},
-    {"tiktoken_cache", "byte_pair"},
+    {"tiktoken_cache", "byte_pair", "pieces"},
     {"tokenizer", "readers", "places"},
     {"chunking"},
     {"encoder"},

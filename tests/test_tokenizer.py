@@ -20,16 +20,15 @@ from hypothesis import strategies as st
 
 from ragembed import tiktoken_cache
 from ragembed import tokenizer as module
+from ragembed.byte_pair import parse_ranks
 from ragembed.errors import InvalidInput, ModelError, StorageError
+from ragembed.pieces import PIECE, pieces, well_formed
 from ragembed.tiktoken_cache import tiktoken_files
 from ragembed.tokenizer import (
     HuggingFaceTokenizer,
     TiktokenTokenizer,
     Tokens,
     budget_tokenizer,
-    parse_ranks,
-    pieces,
-    well_formed,
 )
 
 BUDGET = budget_tokenizer()
@@ -266,7 +265,7 @@ def test_cutting_at_a_border_changes_no_id(words: list[str], glue: str, limit: i
 
 def test_a_long_text_is_encoded_as_if_it_were_whole(minilm: HuggingFaceTokenizer) -> None:
     text = "The quick brown fox jumped over 12 lazy dogs; it couldn't care less.\n" * 4_000
-    assert len(text) > 2 * module.PIECE
+    assert len(text) > 2 * PIECE
     assert isinstance(BUDGET, TiktokenTokenizer)
     (ours,) = BUDGET.encode([text])
     assert ours.ids.tolist() == BUDGET._encoding.encode_ordinary(text)
@@ -538,8 +537,8 @@ def test_the_longest_special_token_counts() -> None:
 
 
 def test_a_special_token_is_never_cut() -> None:
-    text = "a" * (module.PIECE - 2) + "[a.b]" + "b" * module.PIECE
-    assert any(start == module.PIECE for start, _ in pieces(text))  # where the mark in it stands
+    text = "a" * (PIECE - 2) + "[a.b]" + "b" * PIECE
+    assert any(start == PIECE for start, _ in pieces(text))  # where the mark in it stands
     ids = EXTENDED.encode_with_specials(text)
     assert ids.count(EXTENDED.special_ids["[a.b]"]) == 1
     assert EXTENDED.decode(ids) == text

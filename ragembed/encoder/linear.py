@@ -3,7 +3,8 @@
 The weight stays a float32 parameter: it is what is saved and what gradients flow into. For inference
 each map derives a second form from it, in the dtype of the products: on a CPU the blocked layout of
 oneDNN, with the activation fused into the product; on a GPU a plain copy. On two AMD Zen 5 cores the
-blocked layout multiplies float32 2.3 times as fast as torch's default, and bfloat16 1.3 times.
+blocked layout multiplied float32 2.3 times as fast as torch's default, and bfloat16 1.3 times
+(one-off; benchmarks/encoder_speed.py measures the whole).
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ragembed.encoder.checks import checked
 from ragembed.encoder.remote_endpoint import Endpoint, error_message
 from ragembed.errors import EncodingFailed, InvalidInput
-from ragembed.tokenizer import Tokenizer, well_formed
+from ragembed.pieces import well_formed
+from ragembed.tokenizer import Tokenizer
 
 MAX_BATCH_TEXTS = 2048  # what OpenAI takes in one request
 # A float printed in JSON takes up to 25 bytes, indented about twice as many.

@@ -26,16 +26,15 @@ from ragembed.encoder.masks import causal_mask, combine, padding_mask, places
 from ragembed.encoder.packing import Group
 from ragembed.encoder.positions import BucketBias, RelativeKey, rotate
 
-# On a CPU so many scores are computed at a time (4 MB in float32), so that they stay in the cache:
-# at 256 tokens twice as fast as all at once. Texts whose scores are more go through torch's own
-# blockwise attention.
+# On a CPU so many scores are computed at a time (4 MB in float32), so that they stay in the cache.
+# Texts whose scores are more go through torch's own blockwise attention.
 SCORES_AT_ONCE = 1 << 20
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, clear: int = 0) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, unbiased: int = 0) -> Tensor:
     """softmax(q k^T / sqrt(K) + bias) v: queries, keys, values (G, H, M, K) -> (G, H, M, K).
 
-    `bias` broadcasts to (G, H, M, M) and is zero for the first `clear` keys.
+    `bias` broadcasts to (G, H, M, M) and is zero for the first `unbiased` keys.
     """
     G, H, M, K = q.shape
     if q.device.type != "cpu" or torch.is_grad_enabled() or H * M * M > 4 * SCORES_AT_ONCE:
@@ -50,18 +49,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, clear: int = 0)
         stop = start + (1 << (min(most, G - start).bit_length() - 1))
         rows = slice(start * H, stop * H)  # of q, k, v: (G * H, M, K)
         part = bias if bias is None or len(bias) == 1 else bias[start:stop]
-        weighed = _weigh(q[rows], k[rows], v[rows], H, part, clear)  # (g * H, M, K)
+        weighed = _weigh(q[rows], k[rows], v[rows], H, part, unbiased)  # (g * H, M, K)
         mixed[start:stop] = weighed.view(-1, H, M, K).transpose(1, 2)
         start = stop
     return mixed.transpose(1, 2)
 
 
-def _weigh(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, clear: int) -> Tensor:
+def _weigh(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, unbiased: int
+) -> Tensor:
     """softmax(q k^T + bias) v for some texts, the heads of all in a row: (g * H, M, K)."""
     scores = torch.bmm(q, k.transpose(1, 2))  # (g * H, M, M)
     if bias is not None:
         by_text = scores.view(-1, heads, *scores.shape[1:])  # (g, H, M, M)
-        by_text[..., clear:] += bias[..., clear:]
+        by_text[..., unbiased:] += bias[..., unbiased:]
     if q.dtype == torch.float32:
         return torch.bmm(scores.softmax(dim=-1), v)
     # A softmax takes the largest score off first, so that no power overflows. In bfloat16 that is
@@ -70,7 +71,7 @@ def _weigh(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None, cle
     least, largest = total.aminmax()
     if least > 1e-30 and largest < 1e36:
         return torch.bmm(scores, v) / total
-    return _weigh(q.float(), k.float(), v.float(), heads, bias, clear)
+    return _weigh(q.float(), k.float(), v.float(), heads, bias, unbiased)
 
 
 class Texts(NamedTuple):
@@ -79,13 +80,13 @@ class Texts(NamedTuple):
     Attributes:
         group: which rows the texts are.
         bias: padding, causality, distance, broadcast over (G, H, M, M); None if there is nothing.
-        clear: the bias is zero for so many keys from the front.
+        unbiased: the bias is zero for so many keys from the front.
         at: (M,) or (G, 1, M) places, for rotary positions.
     """
 
     group: Group
     bias: Tensor | None
-    clear: int
+    unbiased: int
     at: Tensor | None
 
 
@@ -114,12 +115,12 @@ class SelfAttention(nn.Module):
     def _mix(self, qkv: Tensor, texts: Texts) -> Tensor:
         """Attention inside each text of a group: rows (N, 3, H, K) -> (G, H, M, K)."""
         q, k, v = texts.group.heads(qkv)  # three of (G, H, M, K)
-        bias, clear = texts.bias, texts.clear
+        bias, unbiased = texts.bias, texts.unbiased
         if texts.at is not None:
             q, k = rotate(q, texts.at), rotate(k, texts.at)
         if self.relative_key is not None:
-            bias, clear = combine(bias, self.relative_key(q)), 0
-        return attend(q, k, v, bias, clear)
+            bias, unbiased = combine(bias, self.relative_key(q)), 0
+        return attend(q, k, v, bias, unbiased)
 
 
 class MLP(nn.Module):
@@ -190,7 +191,7 @@ class Transformer(nn.Module):
             if group.real is not None:
                 at = places(group.real)[:, None, :]  # (G, 1, M), the same for every head
         padding_alone = not self.causal and self.buckets is None
-        return Texts(group, bias, group.clear if padding_alone else 0, at)
+        return Texts(group, bias, group.unpadded if padding_alone else 0, at)
 
     @property
     def compute_dtype(self) -> torch.dtype:
