@@ -10,25 +10,31 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from ragembed.index import schema
-from ragembed.index.derive import current_lexical, current_vectors, rebuild_on_disk
+from ragembed.index import ann, checkpoint, schema
+from ragembed.index.derive import current_lexical, rebuild_on_disk
+from ragembed.index.disk import storage_errors
 from ragembed.index.lexical import LexicalFailure
 from ragembed.index.lock import PATIENCE, writer_lock
-from ragembed.index.rows import StoredModel
+from ragembed.index.migrate import migrate
+from ragembed.index.rows import Checkpoint, StoredModel
 from ragembed.index.store import Store
 from ragembed.index.transaction import Transaction
-from ragembed.index.vectors import VectorIndex
 
 logger = logging.getLogger(__name__)
 
 # A checkpoint is written again when this share of its vectors is new or dead.
 CHECKPOINT_SHARE = 0.1
+# At the end of a run the database is rewritten without its free pages when they are this share of it,
+# and worth the trouble.
+FREE_SHARE = 0.3
+FREE_BYTES = 16 << 20
 
 
 class Writer:
@@ -37,24 +43,30 @@ class Writer:
     with Writer(directory) as writer:
         with writer.transaction() as transaction:
             ...
+        writer.finish()
     """
 
     def __init__(self, directory: Path, patience: float = PATIENCE) -> None:
         """`patience` is how many seconds to wait for the lock."""
         self.directory = directory
         self._patience = patience
+        self._changed = False
 
     def __enter__(self) -> Writer:
         with ExitStack() as stack:
             stack.enter_context(writer_lock(self.directory, self._patience))
-            connection = schema.connect(self.directory, write=True)
+            connection = schema.connect(self.directory, write=True, migrate=True)
             stack.callback(connection.close)
-            stack.callback(self._fold_log)
             self.store = Store(self.directory, connection)
-            with schema.storage_errors(self.directory):
+            with storage_errors(self.directory):
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                migrate(connection, int(version))
+                stack.callback(self._fold_log)
                 self._sweep()
                 self.lexical = current_lexical(self.store)
             stack.callback(self._close_lexical)
+            if self.store.setting("purge") is not None:
+                self.scrub()  # begun by a process that did not live to finish it
             self._stack = stack.pop_all()
         return self
 
@@ -81,7 +93,7 @@ class Writer:
 
     def _sweep(self) -> None:
         """Drop what a crash may have left: files that no committed row names."""
-        named = {file for (file,) in self.store.connection.execute("SELECT file FROM checkpoint")}
+        named = set(self._catalogued())
         for path in self.directory.glob("vectors-*"):
             if path.name not in named:
                 path.unlink(missing_ok=True)
@@ -90,17 +102,19 @@ class Writer:
     def transaction(self) -> Iterator[Transaction]:
         """All or nothing: committed and durable when the block ends, undone when it raises."""
         connection = self.store.connection
-        with schema.storage_errors(self.directory):
+        with storage_errors(self.directory):
             connection.execute("BEGIN IMMEDIATE")
             transaction = Transaction(self.store, self.store.generation + 1)
             try:
                 yield transaction
                 transaction.set("generation", str(transaction.generation))
+                transaction.set("committed_ns", str(time.time_ns()))
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            self._changed = True
             self._follow(transaction)
 
     def _follow(self, transaction: Transaction) -> None:
@@ -108,7 +122,7 @@ class Writer:
         try:
             self.lexical.apply(
                 transaction.generation,
-                self.store.last_passage_id(),
+                self.store.last_id("passage"),
                 transaction.added,
                 transaction.removed,
             )
@@ -116,34 +130,153 @@ class Writer:
             logger.warning("building the lexical files again: %s", error)
             self.lexical = rebuild_on_disk(self.store)
 
-    def sweep_vectors(self, model: StoredModel) -> int:
+    # -- the end of a run ----------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """After the last change of a run: drop unused vectors, bring the FAISS file up to date, give
+        back free pages. Cheap when nothing has changed."""
+        model = self.store.model()
+        if model is None:
+            return
+        if self._changed or self._has_strays():
+            self.sweep_vectors()
+        self.checkpoint(model)
+        free, whole = self.free_bytes()
+        if free >= FREE_BYTES and free >= FREE_SHARE * whole:
+            self.vacuum()
+
+    def _has_strays(self) -> bool:
+        row = self.store.connection.execute("SELECT 1 FROM stray LIMIT 1").fetchone()
+        return row is not None
+
+    def sweep_vectors(self) -> int:
         """Delete the vectors that no window uses any more; returns how many."""
-        if not self.store.has_unused_vectors(model.id):
+        if not self._has_strays():
             return 0
         with self.transaction() as transaction:
-            return transaction.delete_unused_vectors(model.id)
+            return transaction.sweep_vectors()
 
-    def checkpoint(self, model: StoredModel) -> None:
-        """Write the FAISS file anew if enough has changed since the last one, and catalogue it."""
+    def checkpoint(self, model: StoredModel, *, force: bool = False) -> None:
+        """Write the FAISS file anew if enough has changed since the last one, and catalogue it.
+
+        Files that are missing or cut are struck from the catalogue. `force` writes one in any case,
+        and reads the others through before it leaves them there.
+        """
         kept = self.store.checkpoints(model.id)
-        with self.store.snapshot():
-            generation = self.store.generation
-            index, stale = current_vectors(self.store, model)
-        bad = [c.file for c in kept if VectorIndex.load(self.directory, c, model.dimension) is None]
-        if kept and not bad and stale <= CHECKPOINT_SHARE * max(1, kept[0].vectors):
-            return
-        compact = index.compacted()
-        if not compact.segments:
+        there = [known for known in kept if self._good(known, model, thorough=force)]
+        bad = [known.file for known in kept if known not in there]
+        if (
+            there
+            and not force
+            and self._stale(model, there[0]) <= CHECKPOINT_SHARE * max(1, there[0].vectors)
+        ):
             if bad:
                 with self.transaction() as transaction:
                     transaction.drop_checkpoints(bad)
+                self._sweep()
+            return
+        self._write_checkpoint(model, there, bad)
+
+    def _good(self, known: Checkpoint, model: StoredModel, *, thorough: bool) -> bool:
+        if thorough:
+            return checkpoint.load(self.directory, known, model) is not None
+        return checkpoint.is_there(self.directory, known)
+
+    def _stale(self, model: StoredModel, known: Checkpoint) -> int:
+        """How many vectors have come and gone since a checkpoint."""
+        if known.generation < self.store.floor:
+            return known.vectors
+        gone = [
+            id for id in self.store.deleted("vector", known.generation) if id <= known.max_vector_id
+        ]
+        return self.store.vector_count(model.id, known.max_vector_id) + len(gone)
+
+    def _write_checkpoint(
+        self, model: StoredModel, there: list[Checkpoint], bad: list[str]
+    ) -> None:
+        with self.store.snapshot():
+            generation = self.store.generation
+            count = self.store.vector_count(model.id)
+            if count:
+                built = self._build(model, count, there)
+        if not count:
+            if there or bad:
+                with self.transaction() as transaction:
+                    transaction.drop_checkpoints([*bad, *(known.file for known in there)])
+                self._sweep()
             return
         name = f"vectors-{uuid.uuid4().hex}.faiss"
-        with schema.storage_errors(self.directory):
-            size, digest = compact.save(self.directory, name)
+        segment = built.segment
+        with storage_errors(self.directory):
+            size, digest = checkpoint.save(segment.index, self.directory, name)
+            new = Checkpoint(
+                name, size, digest, segment.size, segment.last_id, generation, built.kind,
+                built.trained, segment.probes,
+            )  # fmt: skip
             with self.transaction() as transaction:
                 transaction.drop_checkpoints(bad)
-                transaction.catalogue(
-                    model.id, name, size, digest, compact.size, int(compact.ids().max()), generation
-                )
+                transaction.catalogue(model.id, new)
             self._sweep()
+
+    def _build(self, model: StoredModel, count: int, there: list[Checkpoint]) -> ann.Built:
+        """An index of all stored vectors, with the last one's training where that still fits."""
+        kind = self.store.setting("faiss") or ann.choose(count, model)
+        before = None
+        if there and there[0].kind == kind and there[0].trained:
+            if not ann.retrain_due(there[0].trained, count):
+                loaded = checkpoint.load(self.directory, there[0], model, owned=True)
+                if loaded is not None:
+                    before = ann.Built(loaded.segments[0], kind, there[0].trained)
+        return ann.build(model, kind, count, lambda: self.store.vectors(model), before)
+
+    # -- space ---------------------------------------------------------------------------------
+
+    def free_bytes(self) -> tuple[int, int]:
+        """Bytes of free pages in the database, and of all its pages."""
+        return page_bytes(self.store)
+
+    def vacuum(self) -> None:
+        """Rewrite the database without free pages; needs as much space again while it runs."""
+        with storage_errors(self.directory):
+            self.store.connection.execute("VACUUM")
+            self._fold_log()
+
+    def scrub(self) -> bool:
+        """Leave nothing of deleted rows in any file: rewrite the database, tantivy's files and FAISS's.
+
+        Returns whether that is done. A reader that still looks at an older commit keeps the log from
+        being emptied; the next writer tries again (setting `purge`).
+        """
+        self.sweep_vectors()
+        with self.transaction() as transaction:
+            transaction.set("purge", "pending")
+            transaction.drop_checkpoints(self._catalogued())
+        with storage_errors(self.directory):
+            self._sweep()
+            self._close_lexical()
+            self.lexical = rebuild_on_disk(self.store)
+            model = self.store.model()
+            if model is not None:
+                self.checkpoint(model, force=True)
+            self.store.connection.execute("VACUUM")
+            (busy, *_) = self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            logger.warning(
+                "another process still reads an older commit, and its log holds what was deleted; the "
+                "next writer, or `ragembed compact`, finishes the purge"
+            )
+            return False
+        with self.transaction() as transaction:
+            transaction.unset("purge")
+        return True
+
+    def _catalogued(self) -> list[str]:
+        return [file for (file,) in self.store.connection.execute("SELECT file FROM checkpoint")]
+
+
+def page_bytes(store: Store) -> tuple[int, int]:
+    """Bytes of free pages in the database, and of all its pages."""
+    (size,) = store.connection.execute("PRAGMA page_size").fetchone()
+    (free,) = store.connection.execute("PRAGMA freelist_count").fetchone()
+    (pages,) = store.connection.execute("PRAGMA page_count").fetchone()
+    return int(free) * int(size), int(pages) * int(size)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ragembed.errors import StorageError
+from ragembed.index import checkpoint
 from ragembed.index.analysis import terms
 from ragembed.index.lexical import LexicalFailure, LexicalIndex, PassageTerms
 from ragembed.index.rows import StoredModel
-from ragembed.index.store import Store
+from ragembed.index.store import PassageText, Store
 from ragembed.index.vectors import VectorIndex
 
 logger = logging.getLogger(__name__)
@@ -20,43 +19,43 @@ logger = logging.getLogger(__name__)
 _REBUILD_BATCH = 20_000  # passages
 
 
-def passage_terms(
-    passage_id: int, text: str, language: str, title: str, heading: Sequence[str]
-) -> PassageTerms:
+def passage_terms(passage: PassageText) -> PassageTerms:
     """The terms of a passage; its title field holds the document's title and the heading path."""
-    above = " \n ".join(dict.fromkeys([title, *heading]))
-    return PassageTerms(passage_id, terms(text, language), terms(above, language))
+    above = " \n ".join(dict.fromkeys([passage.title, *passage.heading]))
+    language = passage.language
+    return PassageTerms(
+        passage.id, passage.document_id, terms(passage.text, language), terms(above, language)
+    )
 
 
-def current_vectors(store: Store, model: StoredModel) -> tuple[VectorIndex, int]:
-    """The newest good checkpoint brought up to the store's snapshot, and how many vectors it missed.
+def current_vectors(store: Store, model: StoredModel) -> VectorIndex:
+    """The newest good checkpoint brought up to the store's snapshot.
 
     A checkpoint that is missing or damaged is passed over; without any, all comes from the database.
     """
-    for checkpoint in store.checkpoints(model.id):
-        index = VectorIndex.load(store.directory, checkpoint, model.dimension)
+    for known in store.checkpoints(model.id):
+        index = checkpoint.load(store.directory, known, model)
         if index is None:
-            logger.warning("%s is missing or damaged and is not used", checkpoint.file)
+            logger.warning(
+                "%s is missing or damaged and is not used; `ragembed repair` builds it again",
+                known.file,
+            )
             continue
-        if checkpoint.generation < store.floor:
+        if known.generation < store.floor:
             continue
-        dead = np.array(store.deleted("vector", checkpoint.generation), dtype=np.int64)
-        dead = dead[dead <= checkpoint.max_vector_id]  # what came and went since is in no file
-        return _with_tail(store, model, index, checkpoint.max_vector_id, dead)
-    return _with_tail(store, model, VectorIndex(model.dimension), 0, np.zeros(0, dtype=np.int64))
+        return follow(store, model, index, known.generation, known.max_vector_id)
+    return follow(store, model, VectorIndex(model.dimension, model.precision), store.floor, 0)
 
 
-def _with_tail(
-    store: Store, model: StoredModel, index: VectorIndex, after: int, dead: NDArray[np.int64]
-) -> tuple[VectorIndex, int]:
-    parts = list(store.vectors(model.id, model.dimension, after))
-    if not parts:
-        return index.with_changes(
-            np.zeros(0, np.int64), np.zeros((0, model.dimension), np.float32), dead
-        ), len(dead)
-    ids = np.concatenate([ids for ids, _ in parts])
-    vectors = np.concatenate([vectors for _, vectors in parts])
-    return index.with_changes(ids, vectors, dead), len(dead) + len(ids)
+def follow(
+    store: Store, model: StoredModel, index: VectorIndex, generation: int, last: int
+) -> VectorIndex:
+    """A vector index of some generation, with vectors up to the id `last`, brought up to the store's."""
+    dead = np.array(store.deleted("vector", generation), dtype=np.int64)
+    dead = dead[dead <= last]  # what came and went since was never taken in
+    for ids, vectors in store.vectors(model, last):
+        index = index.with_changes(ids, vectors)
+    return index.without(dead) if len(dead) else index
 
 
 def current_lexical(store: Store) -> LexicalIndex:
@@ -77,13 +76,14 @@ def catch_up(store: Store, lexical: LexicalIndex) -> bool:
     """Replay the commits that tantivy missed; False when that cannot be done."""
     with store.snapshot():
         generation, floor = store.generation, store.floor
-        if lexical.generation > generation or lexical.generation < floor:
+        have = lexical.snapshot
+        if have.generation > generation or have.generation < floor:
             return False
-        if lexical.generation < generation:
-            removed = store.deleted("passage", lexical.generation)
-            added = [passage_terms(*row) for row in store.passage_texts(lexical.last_passage)]
-            lexical.apply(generation, store.last_passage_id(), added, removed)
-        return lexical.passages == store.counts()[1]
+        if have.generation < generation:
+            removed = store.deleted("passage", have.generation)
+            added = [passage_terms(passage) for passage in store.passage_texts(have.last_passage)]
+            lexical.apply(generation, store.last_id("passage"), added, removed)
+        return lexical.snapshot.passages == store.counts()[1]
 
 
 def rebuild_on_disk(store: Store) -> LexicalIndex:
@@ -105,10 +105,10 @@ def rebuild_on_disk(store: Store) -> LexicalIndex:
 def rebuild_lexical(store: Store, lexical: LexicalIndex) -> LexicalIndex:
     """Fill an empty lexical index from the database."""
     with store.snapshot():
-        generation, last = store.generation, store.last_passage_id()
+        generation, last = store.generation, store.last_id("passage")
         batch: list[PassageTerms] = []
-        for row in store.passage_texts():
-            batch.append(passage_terms(*row))
+        for passage in store.passage_texts():
+            batch.append(passage_terms(passage))
             if len(batch) >= _REBUILD_BATCH:
                 lexical.apply(0, 0, batch, ())
                 batch = []

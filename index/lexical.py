@@ -20,8 +20,10 @@ from pathlib import Path
 import tantivy
 
 from ragembed.index.analysis import ANALYSER_VERSION
+from ragembed.index.disk import PRIVATE_FOLDER, make_private
 
-DIRECTORY = f"lexical-{ANALYSER_VERSION}"
+_SCHEMA_VERSION = 2  # of the fields below
+DIRECTORY = f"lexical-{_SCHEMA_VERSION}.{ANALYSER_VERSION}"
 # Share of a match in title or headings beside one in the text (docs/retrieval.md).
 TITLE_BOOST = 0.15
 MAX_TERMS = 1024  # of a query, the first ones
@@ -37,9 +39,10 @@ class LexicalFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PassageTerms:
-    """What the lexical leg knows of a passage: its id and terms with repetitions."""
+    """What the lexical leg knows of a passage: its id, its document's, and terms with repetitions."""
 
     passage_id: int
+    document_id: int
     body: Sequence[str]
     title: Sequence[str]
 
@@ -47,6 +50,7 @@ class PassageTerms:
 def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_unsigned_field("passage", indexed=True, fast=True)
+    builder.add_unsigned_field("document", indexed=True)
     builder.add_text_field("body", tokenizer_name="whitespace", index_option="freq")
     builder.add_text_field("title", tokenizer_name="whitespace", index_option="freq")
     builder.add_text_field("marker", tokenizer_name="raw", index_option="basic")
@@ -68,11 +72,81 @@ def _guarded() -> Iterator[None]:
         raise LexicalFailure(f"tantivy gave up: {error}") from error
 
 
+class LexicalSnapshot:
+    """One commit of tantivy; it stays what it is while later commits are made. Safe to share."""
+
+    def __init__(self, index: tantivy.Index) -> None:
+        with _guarded():
+            self._schema = index.schema
+            self._searcher = index.searcher()
+            marker = tantivy.Query.term_query(self._schema, *_MARKER, "basic")
+            found = [address for _, address in self._searcher.search(marker, 1).hits]
+            generation = self._searcher.fast_field_values("generation", found)
+            last = self._searcher.fast_field_values("last_passage", found)
+        self.generation = int(generation[0] or 0) if generation else 0
+        self.last_passage = int(last[0] or 0) if last else 0
+
+    @property
+    def passages(self) -> int:
+        """Passages in it."""
+        return max(0, self._searcher.num_docs - 1)
+
+    def search(
+        self, terms: Sequence[str], k: int, documents: Sequence[int] | None = None
+    ) -> list[tuple[int, float]]:
+        """The k best passages for any of the terms: (passage id, BM25), best first, ties by id.
+
+        `documents` are the only documents whose passages may be found; None allows all.
+        """
+        query = self._any_of(terms)
+        if documents is not None:
+            query = self._only(query, "document", documents)
+        return self._run(query, k)
+
+    def score(self, terms: Sequence[str], passage_ids: Sequence[int]) -> dict[int, float]:
+        """BM25 of given passages; those that hold none of the terms are left out."""
+        if not passage_ids:
+            return {}
+        return dict(
+            self._run(self._only(self._any_of(terms), "passage", passage_ids), len(passage_ids))
+        )
+
+    def document_frequency(self, term: str) -> int:
+        """Passages whose text holds a term."""
+        return int(self._searcher.doc_freq("body", term))
+
+    def _only(self, query: tantivy.Query, field: str, ids: Sequence[int]) -> tantivy.Query:
+        chosen = tantivy.Query.term_set_query(self._schema, field, list(ids))
+        return tantivy.Query.boolean_query(
+            [
+                (tantivy.Occur.Must, query),
+                (tantivy.Occur.Must, tantivy.Query.const_score_query(chosen, 0.0)),
+            ]
+        )
+
+    def _run(self, query: tantivy.Query, k: int) -> list[tuple[int, float]]:
+        with _guarded():
+            hits = self._searcher.search(query, k, count=False).hits
+            ids = self._searcher.fast_field_values("passage", [address for _, address in hits])
+        found = [(int(i), float(s)) for i, (s, _) in zip(ids, hits, strict=True) if i is not None]
+        return sorted(found, key=lambda hit: (-hit[1], hit[0]))
+
+    def _any_of(self, terms: Sequence[str]) -> tantivy.Query:
+        clauses = []
+        for term in terms[:MAX_TERMS]:
+            body = tantivy.Query.term_query(self._schema, "body", term, "freq")
+            title = tantivy.Query.term_query(self._schema, "title", term, "freq")
+            clauses.append((tantivy.Occur.Should, body))
+            clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, TITLE_BOOST)))
+        return tantivy.Query.boolean_query(clauses) if clauses else tantivy.Query.empty_query()
+
+
 class LexicalIndex:
     """A tantivy index on disk, or in memory where the disk cannot be written."""
 
-    def __init__(self, index: tantivy.Index) -> None:
+    def __init__(self, index: tantivy.Index, path: Path | None = None) -> None:
         self._index = index
+        self._path = path
         self._writer: tantivy.IndexWriter | None = None
         self.reload()
 
@@ -85,7 +159,7 @@ class LexicalIndex:
         if damaged := damaged_files(path):
             raise LexicalFailure(f"{damaged[0]} is damaged")
         with _guarded():
-            return cls(tantivy.Index(_schema(), path=str(path)))
+            return cls(tantivy.Index(_schema(), path=str(path)), path)
 
     @classmethod
     def create(cls, directory: Path) -> LexicalIndex:
@@ -93,31 +167,21 @@ class LexicalIndex:
         for old in directory.glob("lexical-*"):
             shutil.rmtree(old)
         path = directory / DIRECTORY
-        path.mkdir(mode=0o700)
+        path.mkdir(mode=PRIVATE_FOLDER)
         with _guarded():
-            return cls(tantivy.Index(_schema(), path=str(path)))
+            return cls(tantivy.Index(_schema(), path=str(path)), path)
 
     @classmethod
     def in_memory(cls) -> LexicalIndex:
         """An empty index that leaves no trace."""
         return cls(tantivy.Index(_schema()))
 
-    def reload(self) -> None:
-        """See the newest commit."""
+    def reload(self) -> LexicalSnapshot:
+        """See the newest commit; snapshots that were taken before stay as they are."""
         with _guarded():
             self._index.reload()
-            self._searcher = self._index.searcher()
-            marker = tantivy.Query.term_query(self._index.schema, *_MARKER, "basic")
-            found = [address for _, address in self._searcher.search(marker, 1).hits]
-            generation = self._searcher.fast_field_values("generation", found)
-            last = self._searcher.fast_field_values("last_passage", found)
-        self.generation = int(generation[0] or 0) if generation else 0
-        self.last_passage = int(last[0] or 0) if last else 0
-
-    @property
-    def passages(self) -> int:
-        """Passages in the newest commit."""
-        return max(0, self._searcher.num_docs - 1)
+        self.snapshot = LexicalSnapshot(self._index)
+        return self.snapshot
 
     def apply(
         self, generation: int, last_passage: int, add: Iterable[PassageTerms], remove: Iterable[int]
@@ -133,6 +197,7 @@ class LexicalIndex:
             for passage in add:
                 document = tantivy.Document()
                 document.add_unsigned("passage", passage.passage_id)
+                document.add_unsigned("document", passage.document_id)
                 document.add_text("body", " ".join(passage.body))
                 if passage.title:
                     document.add_text("title", " ".join(passage.title))
@@ -144,6 +209,8 @@ class LexicalIndex:
             marker.add_unsigned("last_passage", last_passage)
             self._writer.add_document(marker)
             self._writer.commit()
+            if self._path is not None:
+                make_private(self._path)
         self.reload()
 
     def close(self) -> None:
@@ -153,44 +220,6 @@ class LexicalIndex:
             with _guarded():
                 writer.wait_merging_threads()
             self.reload()
-
-    def search(self, terms: Sequence[str], k: int) -> list[tuple[int, float]]:
-        """The k best passages for any of the terms: (passage id, BM25), best first, ties by id."""
-        return self._run(self._any_of(terms), k)
-
-    def score(self, terms: Sequence[str], passage_ids: Sequence[int]) -> dict[int, float]:
-        """BM25 of given passages; those that hold none of the terms are left out."""
-        if not passage_ids:
-            return {}
-        chosen = tantivy.Query.term_set_query(self._index.schema, "passage", list(passage_ids))
-        query = tantivy.Query.boolean_query(
-            [
-                (tantivy.Occur.Must, self._any_of(terms)),
-                (tantivy.Occur.Must, tantivy.Query.const_score_query(chosen, 0.0)),
-            ]
-        )
-        return dict(self._run(query, len(passage_ids)))
-
-    def document_frequency(self, term: str) -> int:
-        """Passages whose text holds a term."""
-        return int(self._searcher.doc_freq("body", term))
-
-    def _run(self, query: tantivy.Query, k: int) -> list[tuple[int, float]]:
-        with _guarded():
-            hits = self._searcher.search(query, k, count=False).hits
-            ids = self._searcher.fast_field_values("passage", [address for _, address in hits])
-        found = [(int(i), float(s)) for i, (s, _) in zip(ids, hits, strict=True) if i is not None]
-        return sorted(found, key=lambda hit: (-hit[1], hit[0]))
-
-    def _any_of(self, terms: Sequence[str]) -> tantivy.Query:
-        schema = self._index.schema
-        clauses = []
-        for term in terms[:MAX_TERMS]:
-            body = tantivy.Query.term_query(schema, "body", term, "freq")
-            title = tantivy.Query.term_query(schema, "title", term, "freq")
-            clauses.append((tantivy.Occur.Should, body))
-            clauses.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, TITLE_BOOST)))
-        return tantivy.Query.boolean_query(clauses) if clauses else tantivy.Query.empty_query()
 
 
 def damaged_files(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ import portalocker
 
 from ragembed.errors import IndexLocked
 from ragembed.index import schema
-from ragembed.index.schema import storage_errors
+from ragembed.index.disk import make_folder, refuse_network, storage_errors
 
 LOCK = "LOCK"
 
@@ -29,9 +29,10 @@ def writer_lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
 
     Raises:
         IndexLocked: another process (or another writer of this one) holds it; its pid is named.
-        StorageError: the directory cannot be written.
+        StorageError: the directory cannot be written, or is on a network file system.
     """
     path = directory / LOCK
+    refuse_network(directory)
     with storage_errors(directory):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     with os.fdopen(descriptor, "r+", encoding="ascii") as file:
@@ -60,7 +61,7 @@ def create_index(directory: Path) -> None:
         IndexLocked: another process is making it.
     """
     with storage_errors(directory):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(directory)
     schema.refuse_foreign(directory)
     with writer_lock(directory):
         if not schema.exists(directory):

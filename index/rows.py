@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ragembed.config import VectorPrecision
+
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
@@ -39,6 +41,16 @@ class PassageRow:
     tokens: int
     unknown: int
     text: str
+    windows: tuple[WindowRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PassageReading:
+    """How a model reads a stored passage: its tokens, the unknown ones, its windows."""
+
+    passage_id: int
+    tokens: int
+    unknown: int
     windows: tuple[WindowRow, ...]
 
 
@@ -88,8 +100,6 @@ class StoredPassage:
     lines: tuple[int, int] | None
     page: int | None
     heading: tuple[str, ...]
-    tokens: int
-    unknown: int
     text: str
     root_id: int | None
     path: bytes
@@ -111,9 +121,29 @@ class StoredRoot:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model whose vectors are in the index."""
+    """A model whose vectors are in the index; `precision` is how they are stored."""
 
     id: int
     name: str
     fingerprint: str
     dimension: int
+    precision: VectorPrecision = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A FAISS file in the index directory, as catalogued.
+
+    `kind` is a FAISS factory string; `trained` is how many vectors there were when it was trained (0: it
+    needs no training), `probes` how many of its lists a search looks into (0: it has no lists).
+    """
+
+    file: str
+    size: int
+    sha256: bytes
+    vectors: int
+    max_vector_id: int
+    generation: int
+    kind: str
+    trained: int
+    probes: int

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from contextlib import closing
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ragembed.errors import (
-    IndexDamaged,
-    IndexFailure,
-    IndexNotFound,
-    IndexVersionError,
-    NotAnIndex,
-    StorageError,
+from ragembed.errors import IndexDamaged, IndexNotFound, IndexVersionError, NotAnIndex
+from ragembed.index.checksums import row_crc
+from ragembed.index.disk import (
+    DATABASE,
+    PRIVATE_FILE,
+    damage_message,
+    refuse_network,
+    storage_errors,
+    sync_directory,
 )
 
 APPLICATION_ID = 0x72616745  # "ragE"
-FORMAT = 1
-DATABASE = "ragembed.db"
+FORMAT = 2
 _DRAFT_SUFFIXES = (".new", ".new-journal", ".new-wal", ".new-shm")
-
-# SQLite's primary result codes that mean disk or permission, and those that mean damage.
-_STORAGE_CODES = {
-    3: "permission",
-    8: "read-only",
-    10: "input/output",
-    13: "disk full",
-    14: "cannot open",
-}
-_DAMAGE_CODES = {11, 26}
+BUSY_TIMEOUT = 30.0  # seconds that SQLite waits for another connection's lock
 
 
 def exists(directory: Path) -> bool:
@@ -67,13 +60,17 @@ def create(directory: Path) -> None:
         for suffix in _DRAFT_SUFFIXES:
             (directory / f"{DATABASE}{suffix}").unlink(missing_ok=True)
         draft = directory / f"{DATABASE}.new"
-        draft.touch(mode=0o600)
+        draft.touch(mode=PRIVATE_FILE)
         connection = sqlite3.connect(draft, isolation_level=None)
         try:
             connection.executescript(
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
-                + files("ragembed.index").joinpath("schema.sql").read_text(encoding="utf-8")
-                + "INSERT INTO setting VALUES ('generation', '0'), ('floor', '0');"
+                + _schema()
+            )
+            first = {"generation": "0", "floor": "0", "history": uuid.uuid4().hex}
+            connection.executemany(
+                "INSERT INTO setting VALUES (?, ?, ?)",
+                [(key, value, row_crc(key, value)) for key, value in first.items()],
             )
         finally:
             connection.close()
@@ -81,8 +78,13 @@ def create(directory: Path) -> None:
         sync_directory(directory)
 
 
-def connect(directory: Path, *, write: bool) -> sqlite3.Connection:
+def connect(directory: Path, *, write: bool, migrate: bool = False) -> sqlite3.Connection:
     """Open the database and make sure it is one of ours.
+
+    Args:
+        directory: of the index.
+        write: for the one writer, which holds the lock.
+        migrate: older formats are welcome; the caller brings them up to date.
 
     Raises:
         IndexNotFound, NotAnIndex, IndexVersionError, IndexDamaged, StorageError.
@@ -92,10 +94,18 @@ def connect(directory: Path, *, write: bool) -> sqlite3.Connection:
         if directory.is_dir() and any(directory.iterdir()):
             raise NotAnIndex(f"{directory} is not a ragembed index: there is no {DATABASE} in it")
         raise IndexNotFound(f"there is no index in {directory}; `ragembed index PATH` makes one")
+    refuse_network(directory)
     with storage_errors(directory):
         connection = _open(path, write)
         try:
-            _check_identity(connection, path)
+            version = _format_of(connection, path)
+            if version != FORMAT and not migrate:
+                raise IndexVersionError(
+                    f"{path} has format {version} and this ragembed works with {FORMAT}: open it once "
+                    "where it can be written, `ragembed index` brings it up to date"
+                )
+            if version == FORMAT:
+                _check_tables(connection, path)
             for pragma in (
                 "foreign_keys=ON",
                 "trusted_schema=OFF",
@@ -112,10 +122,39 @@ def connect(directory: Path, *, write: bool) -> sqlite3.Connection:
     return connection
 
 
+def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Every table and index as this version makes it, and nothing else: no trigger, no view."""
+    statement = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
+    if connection.execute(statement).fetchall() != _expected_tables(statement):
+        raise IndexDamaged(
+            damage_message(path.parent, f"its tables are not those of format {FORMAT}")
+        )
+
+
+@cache
+def _expected_tables(statement: str) -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_schema())
+        return connection.execute(statement).fetchall()
+
+
+def _schema() -> str:
+    return files("ragembed.index").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def stored_format(directory: Path) -> int:
+    """The format of the index in a directory; raises as `connect`."""
+    connection = connect(directory, write=False, migrate=True)
+    try:
+        return _format_of(connection, directory / DATABASE)
+    finally:
+        connection.close()
+
+
 def _open(path: Path, write: bool) -> sqlite3.Connection:
     uri = path.resolve().as_uri() + ("?mode=rw" if write else "?mode=ro")
     connection = sqlite3.connect(
-        uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False
+        uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
@@ -133,7 +172,7 @@ def _open(path: Path, write: bool) -> sqlite3.Connection:
     return connection
 
 
-def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
+def _format_of(connection: sqlite3.Connection, path: Path) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
@@ -142,44 +181,4 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
         raise IndexVersionError(
             f"{path} has format {version} and this ragembed reads up to {FORMAT}: upgrade ragembed"
         )
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable (POSIX: a rename is safe only after this)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def storage_errors(directory: Path) -> Iterator[None]:
-    """Turn what the disk and SQLite say into errors that name the directory and the remedy."""
-    try:
-        yield
-    except IndexFailure:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"{error.filename or directory}: {error.strerror or error}; see to space and permissions, "
-            "nothing that was acknowledged is lost"
-        ) from error
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        # Python 3.10 has no sqlite_errorcode; the text is the same there.
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        text = str(error)
-        damaged = isinstance(error, UnicodeDecodeError) or code in _DAMAGE_CODES
-        if damaged or "malformed" in text or "not a database" in text:
-            raise IndexDamaged(
-                f"{directory / DATABASE} is damaged ({text}): `ragembed verify` says where; restore a "
-                "backup, or index the folders again into a new directory"
-            ) from error
-        if code in _STORAGE_CODES or "disk" in text or "readonly" in text or "unable" in text:
-            raise StorageError(
-                f"{directory}: {text}; see to space and permissions, nothing that was acknowledged "
-                "is lost"
-            ) from error
-        raise
+    return int(version)

@@ -1,9 +1,12 @@
--- ragembed index, format 1. SQLite is the log and the only truth; FAISS and tantivy derive from it.
+-- ragembed index, format 2. SQLite is the log and the only truth; FAISS and tantivy derive from it.
 -- Ids are AUTOINCREMENT, so none is ever used twice; passages and vectors are never changed in place.
+-- `crc` is a CRC-32 over what its row says, id included (see checksums.py): a row that is not what was
+-- written is never served.
 
 CREATE TABLE setting (            -- generation, chunking, model, floor of the deletion log, ...
   key TEXT PRIMARY KEY,
-  value TEXT NOT NULL
+  value TEXT NOT NULL,
+  crc INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE root (               -- what sync keeps up with
@@ -11,6 +14,7 @@ CREATE TABLE root (               -- what sync keeps up with
   path BLOB NOT NULL,             -- absolute path of a folder, as the file system's bytes
   file BLOB NOT NULL DEFAULT x'', -- name of the only file, for a root that is one file
   scan TEXT NOT NULL,             -- ScanConfig as JSON
+  crc INTEGER NOT NULL,
   UNIQUE (path, file)
 ) STRICT;
 
@@ -18,7 +22,9 @@ CREATE TABLE model (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   name TEXT NOT NULL,
   fingerprint TEXT NOT NULL UNIQUE,
-  dimension INTEGER NOT NULL
+  dimension INTEGER NOT NULL,
+  precision TEXT NOT NULL CHECK (precision IN ('float16', 'float32')), -- of its stored vectors
+  crc INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE document (
@@ -37,10 +43,10 @@ CREATE TABLE document (
   metadata TEXT NOT NULL,         -- JSON
   replaced INTEGER NOT NULL,
   passages INTEGER NOT NULL,
-  windows INTEGER NOT NULL,
+  windows INTEGER NOT NULL,       -- these three as the model in use reads it
   tokens INTEGER NOT NULL,
   unknown INTEGER NOT NULL,
-  crc INTEGER NOT NULL            -- CRC-32 of what a hit shows of it, see document_crc
+  crc INTEGER NOT NULL            -- of id, root, path, sha256, title, language and metadata
 ) STRICT;
 CREATE UNIQUE INDEX document_path ON document (ifnull(root_id, 0), path);
 CREATE INDEX document_sha256 ON document (sha256);
@@ -60,31 +66,44 @@ CREATE TABLE passage (
   last_line INTEGER,
   page INTEGER,                   -- from 1; NULL where there are none
   heading TEXT NOT NULL,          -- JSON list
-  tokens INTEGER NOT NULL,
-  unknown INTEGER NOT NULL,
   text TEXT NOT NULL,
-  crc INTEGER NOT NULL            -- CRC-32 of all but id, tokens and unknown, see passage_crc
+  crc INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX passage_document ON passage (document_id, position);
+
+CREATE TABLE reading (            -- a passage as a model reads it; it has windows of that model then
+  passage_id INTEGER NOT NULL REFERENCES passage (id) ON DELETE CASCADE,
+  model_id INTEGER NOT NULL REFERENCES model (id),
+  tokens INTEGER NOT NULL,
+  unknown INTEGER NOT NULL,
+  crc INTEGER NOT NULL,
+  PRIMARY KEY (passage_id, model_id)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE vector (             -- by content: the same encoder input has one vector per model
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   model_id INTEGER NOT NULL REFERENCES model (id),
   key BLOB NOT NULL,              -- SHA-256 of the exact encoder input
-  data BLOB NOT NULL,             -- float16, little-endian, unit length
-  crc INTEGER NOT NULL,           -- CRC-32 of data
+  data BLOB NOT NULL,             -- float16 or float32, little-endian, unit length
+  crc INTEGER NOT NULL,
   UNIQUE (model_id, key)
 ) STRICT;
 
 CREATE TABLE window (
   passage_id INTEGER NOT NULL REFERENCES passage (id) ON DELETE CASCADE,
+  model_id INTEGER NOT NULL REFERENCES model (id),
   position INTEGER NOT NULL,
   start INTEGER NOT NULL,         -- [start, end) in code points of the source text
   end INTEGER NOT NULL,
   vector_id INTEGER NOT NULL REFERENCES vector (id),
-  PRIMARY KEY (passage_id, position)
+  crc INTEGER NOT NULL,
+  PRIMARY KEY (passage_id, model_id, position)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX window_vector ON window (vector_id);
+
+CREATE TABLE stray (              -- vectors that may have no window; the end of a run looks at them
+  vector_id INTEGER PRIMARY KEY REFERENCES vector (id) ON DELETE CASCADE
+) STRICT;
 
 CREATE TABLE deletion (           -- what derived files have to forget, back to setting 'floor'
   generation INTEGER NOT NULL,
@@ -101,7 +120,11 @@ CREATE TABLE checkpoint (         -- FAISS files that may be trusted, newest las
   sha256 BLOB NOT NULL,
   vectors INTEGER NOT NULL,
   max_vector_id INTEGER NOT NULL,
-  generation INTEGER NOT NULL
+  generation INTEGER NOT NULL,
+  kind TEXT NOT NULL,             -- what was built, as a FAISS factory string
+  trained INTEGER NOT NULL,       -- vectors that were there when it was trained; 0: needs none
+  probes INTEGER NOT NULL,        -- lists that a search looks into; 0: it has no lists
+  crc INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE skipped (            -- what the last sync of each root left out

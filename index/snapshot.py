@@ -1,23 +1,31 @@
-"""Searching: database, FAISS and tantivy of one and the same commit, without blocking the writer."""
+"""Searching: database, FAISS and tantivy of one and the same commit, without blocking the writer.
+
+A `Searcher` may be shared by threads. Each snapshot has a connection of its own; FAISS and tantivy are
+held once, as immutable values of one commit (`_View`), and replaced when a newer commit is seen.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ragembed.errors import IndexLocked, StorageError
-from ragembed.index.commit import Writer
-from ragembed.index.derive import current_vectors, rebuild_lexical
-from ragembed.index.lexical import LexicalFailure, LexicalIndex
+from ragembed.errors import IndexFailure, IndexLocked, IndexVersionError, StorageError
+from ragembed.index import ann, lookup, schema
+from ragembed.index.commit import CHECKPOINT_SHARE, Writer
+from ragembed.index.derive import current_vectors, follow, rebuild_lexical
+from ragembed.index.lexical import LexicalFailure, LexicalIndex, LexicalSnapshot
 from ragembed.index.rows import StoredModel
 from ragembed.index.store import Store
-from ragembed.index.vectors import VectorIndex
+from ragembed.index.vectors import MAX_K, VectorIndex
 
 logger = logging.getLogger(__name__)
 
@@ -26,112 +34,240 @@ PATIENCE = 30.0
 _PAUSE = 0.02
 
 
-class Searcher:
-    """Reads an index. It notices the commits of other processes; no restart is ever needed."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """What derives from one commit."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.store = Store.open(directory)
-        self._vectors: VectorIndex | None = None
-        self._vectors_at: tuple[int, int, int] = (-1, -1, -1)  # model, generation, last vector
-        self._lexical: LexicalIndex | None = None
-        self._in_memory = False
+    history: str
+    generation: int
+    model: StoredModel | None
+    vectors: VectorIndex
+    last_vector: int
+    lexical: LexicalSnapshot
 
-    def close(self) -> None:
-        """Release the files."""
-        self.store.close()
 
-    @contextmanager
-    def snapshot(self) -> Iterator[Searcher]:
-        """All searches and reads in the block see one commit, in all three stores."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            with self.store.snapshot():
-                if self._lexical_is_current():
-                    self._refresh_vectors()
-                    yield self
-                    return
-            self._wait_for_lexical(deadline)
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One commit, in all three stores; valid inside the block of `Searcher.snapshot`."""
 
-    # -- dense ---------------------------------------------------------------------------------
+    store: Store
+    view: _View
 
-    def nearest(self, query: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """The k nearest vectors of a unit query (d,): (vector id, cosine), best first."""
-        if self._vectors is None or not self._vectors.segments:
-            return []
-        ids, scores = self._vectors.search(query, k)
-        return list(zip(ids.tolist(), scores.tolist(), strict=True))
+    @property
+    def model(self) -> StoredModel | None:
+        """The model whose vectors answer; None in an empty index."""
+        return self.view.model
 
     @property
     def vector_count(self) -> int:
         """Vectors that a search may return."""
-        return 0 if self._vectors is None else self._vectors.size - self._vectors.dead_count
+        return self.view.vectors.size - self.view.vectors.dead_count
 
-    def _refresh_vectors(self) -> None:
-        model = self.store.model()
+    def vectors_of(self, documents: Sequence[int]) -> NDArray[np.int64]:
+        """The vectors of some documents, (n,): what `nearest` may be confined to."""
+        if self.model is None:
+            return np.zeros(0, dtype=np.int64)
+        return lookup.vector_ids_of_documents(self.store, self.model.id, documents)
+
+    def nearest(
+        self, query: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None
+    ) -> list[tuple[int, float]]:
+        """The k nearest vectors of a unit query (d,): (vector id, cosine), best first.
+
+        `allowed` are the only vectors that may be found; None allows all. Cosines are those of the
+        stored vectors: what FAISS holds less exactly is only a choice of candidates.
+        """
+        vectors, model = self.view.vectors, self.model
         if model is None:
-            self._vectors, self._vectors_at = None, (-1, -1, -1)
-            return
-        generation = self.store.generation
-        known_model, known_generation, last = self._vectors_at
-        if (known_model, known_generation) == (model.id, generation):
-            return
-        if self._vectors is None or known_model != model.id or known_generation < self.store.floor:
-            self._vectors, _ = current_vectors(self.store, model)
-            last = int(self._vectors.ids().max(initial=0))
+            return []
+        if vectors.exact:
+            ids, scores = vectors.search(query, k, allowed)
         else:
-            last = self._add_tail(model, known_generation, last)
-        self._vectors_at = (model.id, generation, last)
+            wanted = min(MAX_K, ann.RESCORE * k)
+            candidates, _ = vectors.search(query, wanted, allowed)
+            ids, stored = lookup.vectors_by_id(self.store, model, candidates.tolist())
+            scores = stored @ query
+            best = np.lexsort((ids, -scores))[:k]
+            ids, scores = ids[best], scores[best]
+        return list(zip(ids.tolist(), scores.tolist(), strict=True))
 
-    def _add_tail(self, model: StoredModel, generation: int, last: int) -> int:
-        """Take in what has been committed since; the old value stays whole for whoever reads it."""
-        vectors = self._vectors
-        if vectors is None:
-            return last
-        dead = np.array(self.store.deleted("vector", generation), dtype=np.int64)
-        dead = dead[dead <= last]  # what came and went since then was never taken in
-        for ids, array in self.store.vectors(model.id, model.dimension, last):
-            vectors = vectors.with_changes(ids, array, np.zeros(0, dtype=np.int64))
-            last = int(ids[-1])
-        empty = np.zeros((0, model.dimension), dtype=np.float32)
-        self._vectors = vectors.with_changes(np.zeros(0, dtype=np.int64), empty, dead)
-        return last
+    def best_matches(
+        self, terms: Sequence[str], k: int, documents: Sequence[int] | None = None
+    ) -> list[tuple[int, float]]:
+        """The k best passages for any of the terms: (passage id, BM25), best first.
 
-    # -- lexical -------------------------------------------------------------------------------
-
-    def best_matches(self, terms: Sequence[str], k: int) -> list[tuple[int, float]]:
-        """The k best passages for any of the terms: (passage id, BM25), best first."""
-        return self._lexical.search(terms, k) if self._lexical and terms else []
+        `documents` are the only documents whose passages may be found; None allows all.
+        """
+        return self.view.lexical.search(terms, k, documents) if terms else []
 
     def match_scores(self, terms: Sequence[str], passage_ids: Sequence[int]) -> dict[int, float]:
         """BM25 of given passages; those without any of the terms are left out."""
-        return self._lexical.score(terms, passage_ids) if self._lexical and terms else {}
+        return self.view.lexical.score(terms, passage_ids) if terms else {}
 
     def document_frequency(self, term: str) -> int:
         """Passages that hold a term."""
-        return self._lexical.document_frequency(term) if self._lexical else 0
+        return self.view.lexical.document_frequency(term)
 
-    def _lexical_is_current(self) -> bool:
-        generation = self.store.generation
-        if self._in_memory and self._lexical and self._lexical.generation != generation:
+
+class Searcher:
+    """Reads an index. It notices the commits of other processes; no restart is ever needed."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises IndexNotFound, NotAnIndex, IndexVersionError, IndexDamaged, StorageError."""
+        self.directory = directory
+        self._process = os.getpid()
+        self._idle: list[Store] = []
+        self._pool = threading.Lock()
+        self._refreshing = threading.Lock()
+        self._view: _View | None = None
+        self._lexical: LexicalIndex | None = None
+        self._in_memory = False
+        self._closed = False
+        if schema.stored_format(directory) != schema.FORMAT:
+            self._migrate()
+        self._give_back(Store.open(directory))
+
+    def close(self) -> None:
+        """Release the files; snapshots that are still in use release theirs when they end."""
+        with self._pool:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for store in idle:
+            store.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[Store]:
+        """A connection whose reads in the block are of one commit."""
+        store = self._borrow()
+        try:
+            with store.snapshot():
+                yield store
+        finally:
+            self._give_back(store)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """All searches and reads in the block see one commit, in all three stores."""
+        deadline = time.monotonic() + PATIENCE
+        store = self._borrow()
+        try:
+            while True:
+                with store.snapshot():
+                    view = self._view_of(store)
+                    if view is not None:
+                        yield Snapshot(store, view)
+                        return
+                self._wait_for_lexical(store, deadline)
+        finally:
+            self._give_back(store)
+
+    def _borrow(self) -> Store:
+        if os.getpid() != self._process:
+            raise IndexFailure(
+                f"the index in {self.directory} was opened before this process was forked: open it in "
+                "the new process, and start processes by spawn (FAISS does not survive a fork)"
+            )
+        with self._pool:
+            if self._closed:
+                raise IndexFailure(f"the index in {self.directory} has been closed: open it again")
+            if self._idle:
+                return self._idle.pop()
+        return Store.open(self.directory)
+
+    def _give_back(self, store: Store) -> None:
+        with self._pool:
+            if not self._closed:
+                self._idle.append(store)
+                return
+        store.close()
+
+    def _migrate(self) -> None:
+        """Bring an older format up to date, which only a writer can."""
+        try:
+            with Writer(self.directory):
+                pass
+        except StorageError as error:
+            raise IndexVersionError(
+                f"the index in {self.directory} has an older format and cannot be written to bring it up "
+                f"to date ({error}): copy it to where it can be"
+            ) from error
+
+    # -- views ---------------------------------------------------------------------------------
+
+    def _view_of(self, store: Store) -> _View | None:
+        """The view of the commit that a connection sees; None if that cannot be had (any more)."""
+        generation, history = store.generation, store.history
+        view = self._view
+        if view is not None and (view.history, view.generation) == (history, generation):
+            return view
+        with self._refreshing:
+            view = self._view
+            if view is not None and view.history == history:
+                if view.generation == generation:
+                    return view
+                if view.generation > generation:
+                    return None  # another thread has moved on; look at the newer commit, too
+            lexical = self._lexical_of(generation)
+            if lexical is None:
+                return None
+            self._view = self._next_view(store, history, generation, lexical, view)
+            return self._view
+
+    def _next_view(
+        self,
+        store: Store,
+        history: str,
+        generation: int,
+        lexical: LexicalSnapshot,
+        before: _View | None,
+    ) -> _View:
+        model = store.model()
+        if model is None:
+            return _View(history, generation, None, VectorIndex(0), 0, lexical)
+        vectors = None
+        if before is not None and (before.history, before.model) == (history, model):
+            if before.generation >= store.floor:
+                vectors = follow(
+                    store, model, before.vectors, before.generation, before.last_vector
+                )
+            if vectors is not None and self._outgrown(store, model, vectors):
+                vectors = None
+        if vectors is None:
+            vectors = current_vectors(store, model)
+        return _View(history, generation, model, vectors, store.last_id("vector"), lexical)
+
+    def _outgrown(self, store: Store, model: StoredModel, vectors: VectorIndex) -> bool:
+        """Whether a newer checkpoint has taken in a tail that has become long."""
+        if vectors.tail <= 2 * CHECKPOINT_SHARE * vectors.size:
+            return False
+        known = store.checkpoints(model.id)
+        first = vectors.segments[0].last_id if vectors.segments else 0
+        return bool(known) and known[0].max_vector_id > first
+
+    # -- lexical -------------------------------------------------------------------------------
+
+    def _lexical_of(self, generation: int) -> LexicalSnapshot | None:
+        if self._in_memory and self._lexical and self._lexical.snapshot.generation != generation:
             self._lexical, self._in_memory = None, False  # the files may be of use again
         try:
             if self._lexical is None:
                 self._lexical = LexicalIndex.open(self.directory)
-            elif self._lexical.generation != generation:
+            elif self._lexical.snapshot.generation != generation:
                 self._lexical.reload()
         except LexicalFailure as error:
             logger.info("lexical files: %s", error)
             self._lexical = None
-            return False
-        return self._lexical.generation == generation
+            return None
+        snapshot = self._lexical.snapshot
+        return snapshot if snapshot.generation == generation else None
 
-    def _wait_for_lexical(self, deadline: float) -> None:
+    def _wait_for_lexical(self, store: Store, deadline: float) -> None:
         """tantivy is behind the database: its writer is about to commit, or died before it could."""
         if self._lexical is not None and not self._in_memory:
             time.sleep(_PAUSE)
-            if self._lexical.generation == self.store.generation:
-                return  # one of the two has moved on meanwhile
+            with self._refreshing:
+                if self._lexical_of(store.generation) is not None:
+                    return  # one of the two has moved on meanwhile
         try:
             with Writer(self.directory, patience=0.0):
                 return  # nobody was writing: opening as a writer has mended it
@@ -142,5 +278,6 @@ class Searcher:
             logger.info("the writer is slow; using lexical files in memory")
         except StorageError as error:
             logger.info("the index cannot be written (%s); using lexical files in memory", error)
-        self._lexical = rebuild_lexical(self.store, LexicalIndex.in_memory())
-        self._in_memory = True
+        with self._refreshing:
+            self._lexical = rebuild_lexical(store, LexicalIndex.in_memory())
+            self._in_memory = True

@@ -5,29 +5,41 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from ragembed.errors import IndexDamaged, IndexFailure
-from ragembed.index import schema
+from ragembed.index import checkpoint, lookup
+from ragembed.index.checksums import reading_crc, row_crc, vector_crc, window_crc
+from ragembed.index.disk import DATABASE
 from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex, damaged_files
-from ragembed.index.store import Store, document_crc, passage_crc
+from ragembed.index.rows import Checkpoint, StoredDocument, StoredModel
+from ragembed.index.store import Store, stored_dtype
 from ragembed.index.vectors import VectorIndex
 from ragembed.types import Problem
 
-_REBUILD = "the next `ragembed index` builds it again; until then the database answers"
+Depth = Literal["quick", "default", "deep"]
+
+_REBUILD = "`ragembed repair` builds it again; until then the database answers"
 _AGAIN = "index the document's file again with `ragembed remove` and `ragembed index`"
+_SALVAGE = "restore a backup, or save what can be read with `ragembed repair --into NEW`"
+_SELF_SEARCHES = 1_000  # vectors that `deep` looks for, spread over all
+_SELF_TOLERANCE = 2e-3  # of a cosine of 1: float16 rounds, and quantised indexes do more so
 
 
-def verify(directory: Path) -> list[Problem]:
+def verify(directory: Path, depth: Depth = "default") -> list[Problem]:
     """Everything that is wrong with an index; an empty list when nothing is.
 
-    Checks SQLite's own structure, every checksum, that every passage is its document's text at its
-    span, that every window lies in its passage and has a vector, and that FAISS and tantivy hold
-    exactly what the database holds.
+    Args:
+        directory: of the index.
+        depth: "quick" compares the sizes and hashes of derived files and the counts; "default" checks
+            SQLite's own structure, every checksum, that every passage is its document's text at its
+            span, that every window lies in its passage and has a vector, and that FAISS and tantivy
+            hold exactly what the database holds; "deep" also that FAISS holds every vector as stored
+            and finds it.
 
     Raises:
         IndexNotFound, NotAnIndex, IndexVersionError: there is nothing that could be checked.
@@ -35,30 +47,82 @@ def verify(directory: Path) -> list[Problem]:
     try:
         store = Store.open(directory)
     except IndexDamaged as error:
-        return [Problem("database", str(directory / schema.DATABASE), str(error))]
+        return [Problem("database", str(directory / DATABASE), str(error))]
     try:
         with store.snapshot():
+            if depth == "quick":
+                return [*_settings(store), *_counts(store), *_files(store), *_lexical(store)]
             problems = list(_database(store))
             if not problems:
-                problems = [*_documents(store), *_vectors(store), *_checkpoints(store)]
+                problems = [*_settings(store), *_documents(store), *_vectors(store)]
+            if not problems:
+                problems = list(_checkpoints(store, deep=depth == "deep"))
             problems += _lexical(store)
         return problems
     except (IndexFailure, sqlite3.DatabaseError) as error:
-        return [Problem("database", str(directory / schema.DATABASE), str(error))]
+        return [Problem("database", str(directory / DATABASE), str(error))]
     finally:
         store.close()
 
 
 def _database(store: Store) -> Iterator[Problem]:
-    remedy = "restore a backup, or index the folders again into a new directory"
     for (message,) in store.connection.execute("PRAGMA integrity_check(20)"):
         if message != "ok":
-            yield Problem("database", str(message), remedy)
+            yield Problem("database", str(message), _SALVAGE)
     for table, rowid, parent, _ in store.connection.execute("PRAGMA foreign_key_check"):
-        yield Problem("reference", f"{table} row {rowid} names a missing {parent}", remedy)
+        yield Problem("reference", f"{table} row {rowid} names a missing {parent}", _SALVAGE)
+
+
+def _settings(store: Store) -> Iterator[Problem]:
+    """The small tables; `model`, `roots` and `setting` raise where a checksum does not fit."""
+    for key, value, crc in store.connection.execute("SELECT key, value, crc FROM setting"):
+        if row_crc(key, value) != crc:
+            yield Problem("checksum", f"setting {key}", _SALVAGE)
+    for table, columns in (
+        ("root", "id, path, file, scan"),
+        ("model", "id, name, fingerprint, dimension, precision"),
+        (
+            "checkpoint",
+            "id, model_id, file, bytes, sha256, vectors, max_vector_id, generation, kind, trained, "
+            "probes",
+        ),
+    ):
+        for *said, crc in store.connection.execute(f"SELECT {columns}, crc FROM {table}"):
+            if row_crc(*said) != crc:
+                remedy = _REBUILD if table == "checkpoint" else _SALVAGE
+                yield Problem("checksum", f"{table} {said[0]}", remedy)
+    if store.generation < store.floor:
+        yield Problem("database", "the deletion log begins after the last commit", _SALVAGE)
+    store.model()
+
+
+def _counts(store: Store) -> Iterator[Problem]:
+    """Rows against the figures of their documents."""
+    documents, passages, windows = store.counts()
+    model = store.model()
+    found = [
+        ("passages", passages, "SELECT count(*) FROM passage", ()),
+        ("sources", documents, "SELECT count(*) FROM source", ()),
+    ]
+    if model is not None:
+        count = "SELECT count(*) FROM window WHERE model_id = ?"
+        found.append(("windows", windows, count, (model.id,)))  # type: ignore[arg-type]
+    for name, due, statement, values in found:
+        (there,) = store.connection.execute(statement, values).fetchone()
+        if there != due:
+            yield Problem("count", f"there are {there} {name}, {due} are due", _SALVAGE)
+
+
+def _files(store: Store) -> Iterator[Problem]:
+    for model in store.models():
+        for known in store.checkpoints(model.id):
+            file = store.directory / known.file
+            if checkpoint.read_hashed(file, known.size, known.sha256) is None:
+                yield Problem("faiss", f"{known.file} is missing or damaged", _REBUILD)
 
 
 def _documents(store: Store) -> Iterator[Problem]:
+    model = store.model()
     for document in store.documents():
         name = document.path.decode("utf-8", "backslashreplace")
         try:
@@ -66,82 +130,136 @@ def _documents(store: Store) -> Iterator[Problem]:
         except IndexDamaged as error:
             yield Problem("text", name, str(error))
             continue
-        own = store.connection.execute(
-            "SELECT path, sha256, title, language, metadata, crc FROM document WHERE id = ?",
+        *own, crc = store.connection.execute(
+            "SELECT id, root_id, path, sha256, title, language, metadata, crc FROM document "
+            "WHERE id = ?",
             (document.id,),
         ).fetchone()
-        if document_crc(*own[:-1]) != own[-1]:
+        if row_crc(*own) != crc:
             yield Problem("checksum", f"document {document.id}, {name}", _AGAIN)
-        passages = windows = 0
-        rows = store.connection.execute(
-            "SELECT id, start, end, text, crc, position, first_line, last_line, page, heading "
-            "FROM passage WHERE document_id = ? ORDER BY position",
-            (document.id,),
+        yield from _passages(store, model, document, name, text)
+
+
+def _passages(
+    store: Store, model: StoredModel | None, document: StoredDocument, name: str, text: str
+) -> Iterator[Problem]:
+    passages = windows = tokens = unknown = 0
+    rows = store.connection.execute(
+        "SELECT id, document_id, position, start, end, first_line, last_line, page, heading, text, "
+        "crc FROM passage WHERE document_id = ? ORDER BY position",
+        (document.id,),
+    ).fetchall()
+    for row in rows:
+        id, start, end, passage = row[0], row[3], row[4], row[9]
+        passages += 1
+        if row_crc(*row[:-1]) != row[-1]:
+            yield Problem("checksum", f"passage {id} of {name}", _AGAIN)
+        elif text[start:end] != passage:
+            yield Problem("span", f"passage {id} of {name}", _AGAIN)
+        spans = store.connection.execute(
+            "SELECT w.passage_id, w.model_id, w.position, w.start, w.end, w.vector_id, w.crc, v.key, "
+            "v.model_id FROM window w JOIN vector v ON v.id = w.vector_id WHERE w.passage_id = ?",
+            (id,),
         ).fetchall()
-        for id, start, end, passage, crc, position, *rest in rows:
-            passages += 1
-            if passage_crc(document.id, position, start, end, *rest, passage) != crc:
-                yield Problem("checksum", f"passage {id} of {name}", _AGAIN)
-            elif text[start:end] != passage:
-                yield Problem("span", f"passage {id} of {name}", _AGAIN)
-            spans = store.connection.execute(
-                "SELECT w.start, w.end, v.key FROM window w JOIN vector v ON v.id = w.vector_id "
-                "WHERE w.passage_id = ?",
-                (id,),
-            ).fetchall()
-            windows += len(spans)
-            if not spans or not all(
-                start <= first < last <= end
-                and hashlib.sha256(text[first:last].encode("utf-8", "surrogatepass")).digest()
-                == key
-                for first, last, key in spans
-            ):
-                yield Problem("window", f"passage {id} of {name}", _AGAIN)
-        if (passages, windows) != (document.passages, document.windows):
-            yield Problem(
-                "count",
-                f"{name} has {passages} passages and {windows} windows, "
-                f"{document.passages} and {document.windows} were stored",
-                _AGAIN,
-            )
+        if not all(_window_is_right(span, start, end, text) for span in spans):
+            yield Problem("window", f"passage {id} of {name}", _AGAIN)
+        readings = store.connection.execute(
+            "SELECT passage_id, model_id, tokens, unknown, crc FROM reading WHERE passage_id = ?",
+            (id,),
+        ).fetchall()
+        by_model = {span[1] for span in spans}
+        for reading in readings:
+            if reading_crc(*reading[:-1]) != reading[-1] or reading[1] not in by_model:
+                yield Problem("reading", f"passage {id} of {name}", _AGAIN)
+        if model is not None:
+            windows += sum(span[1] == model.id for span in spans)
+            own = [reading for reading in readings if reading[1] == model.id]
+            tokens += sum(reading[2] for reading in own)
+            unknown += sum(reading[3] for reading in own)
+            if not own or model.id not in by_model:
+                yield Problem("window", f"passage {id} of {name} has none", _AGAIN)
+    found = (passages, windows, tokens, unknown)
+    due = (document.passages, document.windows, document.tokens, document.unknown)
+    if found != due:
+        yield Problem(
+            "count",
+            f"{name} has {passages} passages, {windows} windows, {tokens} tokens ({unknown} unknown); "
+            f"{', '.join(map(str, due))} are due",
+            _AGAIN,
+        )
+
+
+def _window_is_right(row: tuple[Any, ...], start: int, end: int, text: str) -> bool:
+    _, model_id, _, first, last, _, crc, key, vector_model = row
+    if window_crc(*row[:6]) != crc or model_id != vector_model:
+        return False
+    if not start <= first < last <= end:
+        return False
+    digest = hashlib.sha256(text[first:last].encode("utf-8", "surrogatepass")).digest()
+    return bool(digest == key)
 
 
 def _vectors(store: Store) -> Iterator[Problem]:
+    """Every vector's checksum and length; those without a window have to be on the list of strays."""
     rows = store.connection.execute(
-        "SELECT v.id, v.data, v.crc, m.dimension FROM vector v JOIN model m ON m.id = v.model_id"
+        "SELECT v.id, v.model_id, v.key, v.data, v.crc, m.dimension, m.precision, "
+        "EXISTS (SELECT 1 FROM window w WHERE w.vector_id = v.id) "
+        "OR EXISTS (SELECT 1 FROM stray s WHERE s.vector_id = v.id) "
+        "FROM vector v JOIN model m ON m.id = v.model_id"
     )
-    for id, data, crc, dimension in rows:
-        if zlib.crc32(data) != crc:
-            yield Problem("checksum", f"vector {id}", _AGAIN)
-        elif len(data) != 2 * dimension:
-            yield Problem("vector", f"vector {id} has {len(data)} bytes", _AGAIN)
+    for *said, crc, dimension, precision, known in rows:
+        if vector_crc(*said) != crc:
+            yield Problem("checksum", f"vector {said[0]}", _AGAIN)
+        elif len(said[3]) != dimension * np.dtype(stored_dtype(precision)).itemsize:
+            yield Problem("vector", f"vector {said[0]} has {len(said[3])} bytes", _AGAIN)
+        elif not known:
+            yield Problem("vector", f"vector {said[0]} has no window", _AGAIN)
 
 
-def _checkpoints(store: Store) -> Iterator[Problem]:
-    model = store.model()
-    if model is None:
-        return
-    for number, checkpoint in enumerate(store.checkpoints(model.id)):
-        index = VectorIndex.load(store.directory, checkpoint, model.dimension)
-        if index is None:
-            yield Problem("faiss", f"{checkpoint.file} is missing or damaged", _REBUILD)
-            continue
-        if number:
-            continue
-        rows = store.connection.execute(
-            "SELECT id FROM vector WHERE model_id = ? AND id <= ?",
-            (model.id, checkpoint.max_vector_id),
-        )
-        stored = {id for (id,) in rows}
-        dead = set(store.deleted("vector", checkpoint.generation))
-        held = set(index.ids().tolist())
-        if not np.array_equal(sorted(held - dead), sorted(stored)):
-            yield Problem("faiss", f"{checkpoint.file} does not fit the database", _REBUILD)
+def _checkpoints(store: Store, *, deep: bool) -> Iterator[Problem]:
+    for model in store.models():
+        for number, known in enumerate(store.checkpoints(model.id)):
+            index = checkpoint.load(store.directory, known, model)
+            if index is None:
+                yield Problem("faiss", f"{known.file} is missing or damaged", _REBUILD)
+            elif known.generation >= store.floor:
+                if not _holds_the_stored(store, model, known, index):
+                    yield Problem("faiss", f"{known.file} does not fit the database", _REBUILD)
+                elif deep and not number and (lost := _not_found(store, model, index)):
+                    where = f"{known.file} does not find {lost} of its vectors"
+                    yield Problem("faiss", where, _REBUILD)
+
+
+def _holds_the_stored(
+    store: Store, model: StoredModel, known: Checkpoint, index: VectorIndex
+) -> bool:
+    rows = store.connection.execute(
+        "SELECT id FROM vector WHERE model_id = ? AND id <= ?", (model.id, known.max_vector_id)
+    )
+    stored = {id for (id,) in rows}
+    held = set(index.ids().tolist())
+    return held - set(store.deleted("vector", known.generation)) == stored
+
+
+def _not_found(store: Store, model: StoredModel, index: VectorIndex) -> int:
+    """How many of a sample of stored vectors FAISS does not hold as they are, or does not find."""
+    ids = np.sort(index.ids())[:: max(1, index.size // _SELF_SEARCHES)]
+    gone = set(store.deleted("vector", 0))
+    living = [id for id in ids.tolist() if id not in gone]
+    lost = 0
+    for id, stored in zip(*lookup.vectors_by_id(store, model, living), strict=True):
+        unit = stored / np.linalg.norm(stored)
+        alone, scores = index.search(unit, 1, np.array([id], dtype=np.int64))
+        near, best = index.search(unit, 1)
+        as_stored = alone.tolist() == [id] and abs(scores[0] - 1) < _SELF_TOLERANCE
+        found = len(near) == 1 and best[0] >= scores[0] - _SELF_TOLERANCE if as_stored else False
+        lost += not found
+    return lost
 
 
 def _lexical(store: Store) -> list[Problem]:
     try:
-        lexical = LexicalIndex.open(store.directory)
+        lexical = LexicalIndex.open(store.directory).snapshot
     except LexicalFailure as error:
         if store.counts()[0] == 0:
             return []

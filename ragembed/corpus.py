@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from ragembed.config import (
     ChunkingConfig,
     ContextConfig,
     ContextFormat,
+    IndexConfig,
     InferenceConfig,
     RetrievalConfig,
     ScanConfig,
@@ -24,12 +26,13 @@ from ragembed.encoder.embedder import Embedder
 from ragembed.errors import ModelMismatch
 from ragembed.index import schema
 from ragembed.index.lock import create_index
-from ragembed.index.rows import StoredDocument
+from ragembed.index.rows import StoredDocument, StoredModel, StoredRoot
 from ragembed.index.snapshot import Searcher
 from ragembed.index.store import Store
-from ragembed.index.verify import verify
+from ragembed.index.verify import Depth, verify
 from ragembed.indexer import Listener, embedder_name
 from ragembed.retriever import Retriever
+from ragembed.roots import moved_roots, place_now
 from ragembed.status import describe
 from ragembed.sync import Syncer, SyncOptions, Tools, remove_names
 from ragembed.texts import add_texts, delete_texts
@@ -70,6 +73,8 @@ class Corpus:
         chunking: ChunkingConfig | None = None,
         inference: InferenceConfig | None = None,
         retrieval: RetrievalConfig | None = None,
+        index: IndexConfig | None = None,
+        roots: Mapping[str, str] | None = None,
     ) -> None:
         """Open an index; nothing is loaded before it is needed.
 
@@ -81,6 +86,9 @@ class Corpus:
             chunking: lengths for a new index; an existing one has its own.
             inference: device and dtype.
             retrieval: candidates and fusion weight.
+            index: how vectors are stored and searched, for a new index.
+            roots: folders that are somewhere else than when they were indexed: old path -> new path. A
+                `sync` writes it down.
 
         Raises:
             IndexNotFound: there is none, and `create` is false.
@@ -88,12 +96,16 @@ class Corpus:
         """
         self.directory = Path(directory)
         self._encoder = encoder
+        self._encoder_was_given = encoder is not None
         self._workers: ParallelEncoder | None = None
-        self._encoder_checked = False
         self._model = model
         self._chunking = chunking
         self._inference = inference or InferenceConfig()
         self._retrieval = retrieval or RetrievalConfig()
+        self._index_config = index or IndexConfig()
+        self._moved = {
+            os.path.abspath(old): os.path.abspath(new) for old, new in (roots or {}).items()
+        }
         self._searcher: Searcher | None = None
         self._loading = threading.Lock()
         if create and not schema.exists(self.directory):
@@ -105,9 +117,15 @@ class Corpus:
         if self._searcher is not None:
             self._searcher.close()
             self._searcher = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget an embedder that was loaded here; one that was given stays."""
         if self._workers is not None:
             self._workers.close()
-            self._workers = self._encoder = None
+            self._workers = None
+        if not self._encoder_was_given:
+            self._encoder = None
 
     def __enter__(self) -> Corpus:
         return self
@@ -165,26 +183,37 @@ class Corpus:
         """Remove added texts by id; returns how many there were."""
         return delete_texts(self.directory, ids)
 
-    def remove(self, names: Sequence[str]) -> int:
+    def remove(self, names: Sequence[str], *, purge: bool = False) -> int:
         """Remove roots, folders, files or texts from the index; the files themselves stay.
 
-        Returns how many documents there were.
+        Returns how many documents there were. With `purge`, nothing of their text is left in any file
+        of the index, which is rewritten for that.
 
         Raises:
             InvalidInput: a name that the index does not know; nothing is removed then.
         """
-        return remove_names(self.directory, names)
+        return remove_names(self.directory, names, purge=purge)
 
     # -- reading -------------------------------------------------------------------------------
 
-    def search(self, query: str, *, k: int = 10, mode: Mode = "hybrid") -> SearchResult:
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        documents: Collection[int] | None = None,
+    ) -> SearchResult:
         """The k best passages for a query.
+
+        `documents` are the ids of the only documents to search in (`Hit.document_id`,
+        `documents()`); None searches all.
 
         Raises:
             InvalidInput: a blank query, or a k or mode that there is not.
             ModelMismatch: the model at hand is not the index's.
         """
-        return self._retriever().search(query, k, mode)
+        return self._retriever().search(query, k, mode, documents=documents)
 
     def context(
         self,
@@ -215,25 +244,29 @@ class Corpus:
 
     def documents(self) -> list[StoredDocument]:
         """All documents, by root and path."""
-        searcher = self._with_searcher()
-        with searcher.store.snapshot():
-            return searcher.store.documents()
+        with self._with_searcher().reading() as store:
+            return store.documents()
+
+    def roots(self) -> list[StoredRoot]:
+        """All roots, where they are now."""
+        with self._with_searcher().reading() as store:
+            return moved_roots(store.roots(), self._moved)
 
     def status(self) -> Status:
         """What the index holds and what is wrong with it."""
-        return describe(self._with_searcher().store)
+        with self._with_searcher().reading() as store:
+            return describe(store, self._moved)
 
-    def verify(self) -> Verification:
+    def verify(self, depth: Depth = "default") -> Verification:
         """Check everything against everything; see `ragembed.index.verify`."""
-        problems = tuple(verify(self.directory))
+        problems = tuple(verify(self.directory, depth))
         return Verification(ok=not problems, problems=problems)
 
     # -- parts ---------------------------------------------------------------------------------
 
-    @property
-    def store(self) -> Store:
-        """The database, for reading."""
-        return self._with_searcher().store
+    def reading(self) -> AbstractContextManager[Store]:
+        """The database, for reads of one commit: `with corpus.reading() as store: ...`"""
+        return self._with_searcher().reading()
 
     def embedder(self) -> Embedder:
         """The embedder, loaded when first asked for and checked against the index.
@@ -243,12 +276,18 @@ class Corpus:
             ModelMismatch: the index holds vectors of another one.
         """
         with self._loading:
+            with self.reading() as store:
+                stored = store.model()
+            known = self._encoder
+            if known is not None and not self.model_was_named and stored is not None:
+                if (
+                    known.fingerprint != stored.fingerprint
+                ):  # switched by `reembed`, maybe elsewhere
+                    self._let_go()
             if self._encoder is None:
-                self._encoder = self._load()
-            if not self._encoder_checked:
-                self._check_model(self._encoder)
-                # An empty index takes any model; once it has one, the question comes up again.
-                self._encoder_checked = self.store.model() is not None
+                self._encoder = self._load(stored)
+            if stored is not None:
+                self._check_model(self._encoder, stored)
             return self._encoder
 
     def tokenizer(self) -> Tokenizer:
@@ -278,10 +317,10 @@ class Corpus:
     @property
     def model_was_named(self) -> bool:
         """Whether the caller asked for a certain model, rather than the index's own."""
-        return self._model is not None or self._encoder is not None
+        return self._model is not None or self._encoder_was_given
 
     def _tools(self) -> Tools:
-        return Tools(self.embedder, self.tokenizer, self.chunking)
+        return Tools(self.embedder, self.tokenizer, self.chunking, self._index_config, self._moved)
 
     def _with_searcher(self) -> Searcher:
         if self._searcher is None:
@@ -289,13 +328,18 @@ class Corpus:
         return self._searcher
 
     def _retriever(self) -> Retriever:
-        return Retriever(self._with_searcher(), self.embedder, self.tokenizer, self._retrieval)
+        return Retriever(
+            self._with_searcher(),
+            self.embedder,
+            self.tokenizer,
+            self._retrieval,
+            lambda path: place_now(path, self._moved),
+        )
 
-    def _load(self) -> Embedder:
+    def _load(self, stored: StoredModel | None) -> Embedder:
         # torch takes a second to import; lexical search, status and unchanged syncs do without it.
         from ragembed.encoder.model import PoolingEncoder
 
-        stored = self.store.model()
         name = self._model or (stored.name if stored else DEFAULT_MODEL)
         if os.path.isdir(name):
             name = os.path.abspath(name)  # the index may be opened from elsewhere
@@ -317,15 +361,14 @@ class Corpus:
             batch_tokens=self._inference.batch_tokens,
         )
 
-    def _check_model(self, embedder: Embedder) -> None:
-        stored = self.store.model()
-        if stored is None or stored.fingerprint == embedder.fingerprint:
+    def _check_model(self, embedder: Embedder, stored: StoredModel) -> None:
+        if stored.fingerprint == embedder.fingerprint:
             return
         name = embedder_name(embedder)
         raise ModelMismatch(
             f"the index in {self.directory} holds vectors of {stored.name} "
             f"({stored.fingerprint[:12]}) and {name} ({embedder.fingerprint[:12]}) gives others: "
-            f"use {stored.name}, or build a new index: `{rebuild_command(self.store)} --model {name}`"
+            f"use {stored.name}, or make the vectors anew: `ragembed reembed --model {name}`"
         )
 
 

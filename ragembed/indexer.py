@@ -13,15 +13,19 @@ import hashlib
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ragembed.chunking import chunk
-from ragembed.config import ChunkingConfig
+from ragembed.config import ChunkingConfig, IndexConfig
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import EncodingFailed, InvalidInput
 from ragembed.index.analysis import detect_language
+from ragembed.index.ann import check_factory
 from ragembed.index.commit import Writer
 from ragembed.index.rows import DocumentRow, FileFacts, PassageRow, StoredModel, WindowRow
 from ragembed.places import LineNumbers, page_of
@@ -154,6 +158,7 @@ class Ingest:
         writer: Writer,
         embedder: Callable[[], Embedder],
         chunking: ChunkingConfig,
+        config: IndexConfig,
         tally: Tally,
         listener: Listener | None = None,
     ) -> None:
@@ -161,6 +166,7 @@ class Ingest:
         self._writer = writer
         self._embedder = embedder
         self._chunking = chunking
+        self._config = config
         self._tally = tally
         self._listener = listener
         self._waiting: list[Incoming] = []
@@ -202,9 +208,16 @@ class Ingest:
             check_room(embedder, self._chunking)
             with self._writer.transaction() as transaction:
                 transaction.set("chunking", json.dumps(self._chunking.to_json()))
+                if self._config.faiss:
+                    check_factory(self._config.faiss, embedder.dimension)
+                    transaction.set("faiss", self._config.faiss)
                 model = transaction.put_model(
-                    embedder_name(embedder), embedder.fingerprint, embedder.dimension
+                    embedder_name(embedder),
+                    embedder.fingerprint,
+                    embedder.dimension,
+                    self._config.precision,
                 )
+                transaction.use_model(model)
         return model
 
     def _encode(self, count: int, *, last: bool = False) -> None:
@@ -212,18 +225,17 @@ class Ingest:
         keys = list(self._missing)[:count]
         texts = [self._missing[key] for key in keys]
         model = self._model()
-        vectors = self._embedder().encode_document(texts) if texts else None
-        if vectors is not None and vectors.shape != (len(texts), model.dimension):
-            raise EncodingFailed(
-                f"the embedder gave an array of shape {vectors.shape} for {len(texts)} texts; "
-                f"({len(texts)}, {model.dimension}) is due"
-            )
+        vectors = encoded(self._embedder(), texts, model) if texts else None
         with self._writer.transaction() as transaction:
             if vectors is not None:
-                self._vector_ids.update(transaction.put_vectors(model, keys, vectors))
+                self._vector_ids.update(
+                    transaction.put_vectors(model, keys, vectors, ahead=not last)
+                )
             if last:
                 for incoming in self._waiting:
-                    transaction.put_document(incoming.row, self._vector_ids, incoming.replaces)
+                    transaction.put_document(
+                        incoming.row, model, self._vector_ids, incoming.replaces
+                    )
         for key in keys:
             del self._missing[key]
         self._done += len(keys)
@@ -233,6 +245,17 @@ class Ingest:
             self._done = self._known
         if self._listener is not None:
             self._listener(Progress(self._done, self._known, committed))
+
+
+def encoded(embedder: Embedder, texts: Sequence[str], model: StoredModel) -> NDArray[np.float32]:
+    """Vectors (n, d) of texts; raises EncodingFailed when their shape is another."""
+    vectors = embedder.encode_document(texts)
+    if vectors.shape != (len(texts), model.dimension):
+        raise EncodingFailed(
+            f"the embedder gave an array of shape {vectors.shape} for {len(texts)} texts; "
+            f"({len(texts)}, {model.dimension}) is due"
+        )
+    return vectors
 
 
 def embedder_name(embedder: Embedder) -> str:

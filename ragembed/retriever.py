@@ -1,44 +1,24 @@
-"""Retrieval: the dense and the lexical leg, fused per passage.
-
-Fusion: `w * cosine(best window) + (1 - w) * bm25 / max bm25 of this query`, over the union of both
-legs' best passages, the missing score of either leg computed. w falls with the share of tokens the
-model does not know, in the query and in the passage: a vector of unknown tokens says nothing.
-"""
+"""Retrieval: a query in, hits out. The ranking is in `ranking`, the marks in `highlight`."""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ragembed.config import RetrievalConfig
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput
 from ragembed.highlight import Highlighter
+from ragembed.index import lookup
 from ragembed.index.analysis import query_terms
 from ragembed.index.rows import StoredPassage
-from ragembed.index.snapshot import Searcher
+from ragembed.index.snapshot import Searcher, Snapshot
+from ragembed.ranking import Candidate, Query, Ranking
 from ragembed.tokenizer import Tokenizer
 from ragembed.types import Hit, Mode, Place, SearchResult
 
 MAX_K = 10_000
-# Windows looked at per wanted passage at first; more follow where passages share windows.
-_WINDOWS_PER_PASSAGE = 3
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A passage on its way to becoming a hit."""
-
-    passage_id: int
-    dense: float | None = None
-    window: tuple[int, int] | None = None  # its best window, in the document's offsets
-    lexical: float | None = None
-    score: float = 0.0
 
 
 class Retriever:
@@ -50,19 +30,30 @@ class Retriever:
         embedder: Callable[[], Embedder],
         tokenizer: Callable[[], Tokenizer],
         config: RetrievalConfig,
+        root_name: Callable[[str], str] = str,
     ) -> None:
         """`embedder` and `tokenizer` are called when a mode first needs them: lexical search does not
-        load a model."""
+        load a model. `embedder` gives the one whose vectors the index answers with at that moment.
+        `root_name` says where a stored root is now."""
         self._searcher = searcher
         self._embedder = embedder
         self._tokenizer = tokenizer
         self._config = config
+        self._root_name = root_name
 
     def search(
-        self, query: str, k: int, mode: Mode, *, nearest_sentence: bool = True
+        self,
+        query: str,
+        k: int,
+        mode: Mode,
+        *,
+        documents: Collection[int] | None = None,
+        nearest_sentence: bool = True,
     ) -> SearchResult:
         """The k best passages, counted after equal texts have been folded into one hit.
 
+        `documents` are the ids of the only documents to search in; None searches all. The filter
+        comes before the search: there are k hits if these documents have so many passages.
         `nearest_sentence` lets the model choose the highlighted sentence where no word matches.
 
         Raises:
@@ -74,94 +65,33 @@ class Retriever:
             raise InvalidInput(f"k is {k}; it must lie between 1 and {MAX_K:,}")
         if mode not in ("hybrid", "dense", "lexical"):
             raise InvalidInput(f"mode {mode!r} is not one of hybrid, dense, lexical")
-        query = query.encode("utf-8", "replace").decode()  # a lone surrogate has no tokens
-        vector = None
-        if mode != "lexical" and self._searcher.store.model() is not None:
-            vector = self._embedder().encode_query([query])[0]
-        with self._searcher.snapshot():
-            terms = query_terms(query, self._searcher.store.languages())
-            ranked = self._ranked(query, vector, terms, k, mode)
-            return SearchResult(
-                query=query,
-                mode=mode,
-                hits=self._hits(ranked, query, terms, k, nearest_sentence and mode != "lexical"),
-            )
-
-    def _ranked(
-        self,
-        query: str,
-        vector: NDArray[np.float32] | None,
-        terms: Sequence[str],
-        k: int,
-        mode: Mode,
-    ) -> list[Candidate]:
-        wanted = max(k, self._config.candidates)
-        candidates: dict[int, Candidate] = {}
-        if vector is not None:
-            for candidate in self._nearest_passages(vector, wanted):
-                candidates[candidate.passage_id] = candidate
-        if mode != "dense":
-            for passage_id, score in self._searcher.best_matches(terms, wanted):
-                candidates.setdefault(passage_id, Candidate(passage_id)).lexical = score
-        if mode == "hybrid":
-            if vector is not None:
-                self._add_missing_dense(candidates, vector)
-            self._add_missing_lexical(candidates, terms)
-            self._fuse(candidates, query)
-        else:
-            for candidate in candidates.values():
-                candidate.score = (candidate.dense if mode == "dense" else candidate.lexical) or 0.0
-        return sorted(candidates.values(), key=lambda c: (-c.score, c.passage_id))
-
-    def _nearest_passages(self, vector: NDArray[np.float32], wanted: int) -> list[Candidate]:
-        """The passages with the nearest windows; a passage is as near as its best window."""
-        count = wanted * _WINDOWS_PER_PASSAGE
+        text = query.encode("utf-8", "replace").decode()  # a lone surrogate has no tokens
+        chosen = None if documents is None else tuple(sorted(set(documents)))
         while True:
-            nearest = dict(self._searcher.nearest(vector, count))
-            best: dict[int, Candidate] = {}
-            windows = self._searcher.store.passages_of_vectors(list(nearest))
-            for vector_id, passage_id, start, end in windows:
-                cosine = nearest[vector_id]
-                candidate = best.setdefault(passage_id, Candidate(passage_id))
-                if candidate.dense is None or cosine > candidate.dense:
-                    candidate.dense, candidate.window = cosine, (start, end)
-            if len(best) >= wanted or count >= self._searcher.vector_count:
-                ranked = sorted(best.values(), key=lambda c: (-(c.dense or 0.0), c.passage_id))
-                return ranked[:wanted]
-            count *= 2
+            vector, fingerprint = None, ""
+            if mode != "lexical" and self._has_model():
+                embedder = self._embedder()
+                vector, fingerprint = embedder.encode_query([text])[0], embedder.fingerprint
+            with self._searcher.snapshot() as snapshot:
+                model = snapshot.model
+                if vector is not None and model is not None and model.fingerprint != fingerprint:
+                    continue  # another process has switched to another model meanwhile
+                terms = query_terms(text, snapshot.store.languages())
+                asked = Query(text, terms, vector, mode, chosen)
+                ranked = Ranking(snapshot, self._tokenizer, self._config).rank(asked, k)
+                marked = nearest_sentence and mode != "lexical"
+                hits = self._hits(snapshot, ranked, asked, k, marked)
+                return SearchResult(query=text, mode=mode, hits=hits)
 
-    def _add_missing_dense(
-        self, candidates: Mapping[int, Candidate], vector: NDArray[np.float32]
-    ) -> None:
-        missing = [c.passage_id for c in candidates.values() if c.dense is None]
-        windows, vectors = self._searcher.store.window_vectors(missing, len(vector))
-        for (passage_id, start, end), cosine in zip(windows, vectors @ vector, strict=True):
-            candidate = candidates[passage_id]
-            if candidate.dense is None or cosine > candidate.dense:
-                candidate.dense, candidate.window = float(cosine), (start, end)
-
-    def _add_missing_lexical(
-        self, candidates: Mapping[int, Candidate], terms: Sequence[str]
-    ) -> None:
-        missing = [c.passage_id for c in candidates.values() if c.lexical is None]
-        found = self._searcher.match_scores(terms, missing)
-        for passage_id in missing:
-            candidates[passage_id].lexical = found.get(passage_id, 0.0)
-
-    def _fuse(self, candidates: Mapping[int, Candidate], query: str) -> None:
-        top = max((c.lexical or 0.0 for c in candidates.values()), default=0.0) or 1.0
-        weight = self._config.dense_weight * (1.0 - unknown_share(query, self._tokenizer()))
-        unknown = self._searcher.store.unknown_shares(list(candidates))
-        for candidate in candidates.values():
-            own = weight * (1.0 - unknown.get(candidate.passage_id, 0.0))
-            dense = candidate.dense or 0.0
-            candidate.score = own * dense + (1.0 - own) * (candidate.lexical or 0.0) / top
+    def _has_model(self) -> bool:
+        with self._searcher.reading() as store:
+            return store.model() is not None
 
     def _hits(
         self,
+        snapshot: Snapshot,
         ranked: Sequence[Candidate],
-        query: str,
-        terms: Sequence[str],
+        query: Query,
         k: int,
         nearest_sentence: bool,
     ) -> tuple[Hit, ...]:
@@ -171,16 +101,18 @@ class Retriever:
         while taken < len(ranked):  # a part at a time: k hits rarely need more passages than that
             part = ranked[taken : taken + 2 * k + 20]
             taken += len(part)
-            passages = self._searcher.store.passages([c.passage_id for c in part])
+            passages = lookup.passages(snapshot.store, [c.passage_id for c in part])
             for candidate in part:
                 passage = passages.get(candidate.passage_id)
                 if passage is not None and (len(groups) < k or passage.text in groups):
                     groups[passage.text].append((candidate, passage))
             if len(groups) >= k:
                 break
-        roots = {root.id: os.fsdecode(root.path) for root in self._searcher.store.roots()}
+        roots = {
+            root.id: self._root_name(os.fsdecode(root.path)) for root in snapshot.store.roots()
+        }
         embedder = self._embedder if nearest_sentence else None
-        highlighter = Highlighter(query, terms, self._searcher.document_frequency, embedder)
+        highlighter = Highlighter(query.text, query.terms, snapshot.document_frequency, embedder)
         firsts = [group[0] for group in groups.values()]
         marks = highlighter.mark([(passage, candidate.window) for candidate, passage in firsts])
         hits = []
@@ -214,12 +146,6 @@ class Retriever:
                 )
             )
         return tuple(hits)
-
-
-def unknown_share(text: str, tokenizer: Tokenizer) -> float:
-    """The share of a text's tokens that a tokenizer does not know."""
-    tokens = tokenizer.encode([text])[0]
-    return float(tokens.unknown.mean()) if len(tokens) else 0.0
 
 
 def display_path(path: bytes) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ragembed.config import ScanConfig
@@ -91,6 +91,40 @@ def _target(known: Sequence[StoredRoot], path: bytes, config: ScanConfig | None)
         return Target(os.path.dirname(real), os.path.basename(real), b"", settings, None)
     inner = tuple(root for root in known if relative(real, root.path) is not None)
     return Target(real, b"", b"", settings, None, inner)
+
+
+def place_now(path: str, moved: Mapping[str, str]) -> str:
+    """Where a stored path is now; `moved` says of folders, or of roots in them, where they went.
+
+    >>> place_now("/home/ada/docs", {"/home/ada": "/mnt/ada"})
+    '/mnt/ada/docs'
+    """
+    for old in sorted(moved, key=len, reverse=True):
+        inside = relative(os.fsencode(old.rstrip(os.sep) or os.sep), os.fsencode(path))
+        if inside is not None:
+            return os.path.join(moved[old], os.fsdecode(inside)) if inside else moved[old]
+    return path
+
+
+def moved_roots(roots: Sequence[StoredRoot], moved: Mapping[str, str]) -> list[StoredRoot]:
+    """Roots where they are now.
+
+    Raises:
+        InvalidInput: `moved` names a folder without roots, or two roots would be in one place.
+    """
+    paths = [os.fsdecode(root.path) for root in roots]
+    for old in moved:
+        if not any(place_now(path, {old: ""}) != path for path in paths):
+            raise InvalidInput(
+                f"{old!r} is no root of the index, nor above one; `ragembed status` shows them"
+            )
+    found = [
+        replace(root, path=os.fsencode(place_now(path, moved)))
+        for root, path in zip(roots, paths, strict=True)
+    ]
+    if len({(root.path, root.file) for root in found}) < len(found):
+        raise InvalidInput("two roots would be in the same place; remove one of them first")
+    return found
 
 
 def relative(root: bytes, path: bytes) -> bytes | None:

@@ -5,39 +5,38 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
-from ragembed.index.store import Store
+import numpy as np
+
+from ragembed.index.checkpoint import is_there
+from ragembed.index.commit import page_bytes
+from ragembed.index.rows import StoredModel, StoredRoot
+from ragembed.index.store import Store, stored_dtype
 from ragembed.retriever import display_path
+from ragembed.roots import moved_roots
 from ragembed.types import ModelInfo, Problem, Root, Status
 
 UNKNOWN_WARNING = 0.05  # share of unknown tokens above which a document is named
 
 
-def describe(store: Store) -> Status:
-    """The status of an index; reads no vector and loads no model."""
+def describe(store: Store, moved: Mapping[str, str]) -> Status:
+    """The status of an index; reads no vector and loads no model. `moved` are roots' new places."""
     with store.snapshot():
         documents, passages, windows = store.counts()
         model = store.model()
-        roots = store.roots()
-        problems = [*_unknown_problems(store), *_skipped_problems(store)]
-        problems += [
-            Problem(
-                "root_missing",
-                os.fsdecode(root.path),
-                "mount or restore it, or `ragembed remove` it; its documents are kept until then",
-            )
-            for root in roots
-            if not os.path.isdir(root.path)
+        previous = store.previous_model()
+        roots = moved_roots(store.roots(), moved)
+        committed = store.setting("committed_ns")
+        problems = [
+            *_unknown_problems(store),
+            *_skipped_problems(store),
+            *_root_problems(roots),
+            *(_checkpoint_problems(store, model) if model else ()),
         ]
-        for checkpoint in store.checkpoints(model.id)[:1] if model else []:
-            file = store.directory / checkpoint.file
-            if not file.is_file() or file.stat().st_size != checkpoint.size:
-                problems.append(
-                    Problem(
-                        "faiss", f"{file} is missing or cut", "`ragembed index` writes it again"
-                    )
-                )
+        dead = page_bytes(store)[0] + (_dead_vectors(store, model) if model else 0)
     return Status(
         documents=documents,
         passages=passages,
@@ -51,7 +50,53 @@ def describe(store: Store) -> Status:
         else ModelInfo("", 0, ""),
         disk_bytes=sum(map(_size, store.directory.rglob("*"))),
         problems=tuple(problems),
+        dead_bytes=dead,
+        committed=_iso(int(committed)) if committed else "",
+        previous=previous.name if previous else "",
     )
+
+
+def _iso(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, tz=timezone.utc).isoformat(timespec="seconds")
+
+
+def _dead_vectors(store: Store, model: StoredModel) -> int:
+    """Bytes of vectors that wait to be dropped: in FAISS's newest file, and without a window."""
+    size = model.dimension * np.dtype(stored_dtype(model.precision)).itemsize
+    gone = 0
+    for known in store.checkpoints(model.id)[:1]:
+        ids = store.deleted("vector", max(known.generation, store.floor))
+        gone = sum(id <= known.max_vector_id for id in ids)
+    (strays,) = store.connection.execute(
+        "SELECT count(*) FROM stray s WHERE NOT EXISTS "
+        "(SELECT 1 FROM window w WHERE w.vector_id = s.vector_id)"
+    ).fetchone()
+    return size * (gone + int(strays))
+
+
+def _root_problems(roots: Sequence[StoredRoot]) -> list[Problem]:
+    return [
+        Problem(
+            "root_missing",
+            os.fsdecode(root.path),
+            "mount or restore it, say where it is now with `ragembed --root OLD=NEW index`, or "
+            "`ragembed remove` it; its documents are kept until then",
+        )
+        for root in roots
+        if not os.path.isdir(root.path)
+    ]
+
+
+def _checkpoint_problems(store: Store, model: StoredModel) -> list[Problem]:
+    return [
+        Problem(
+            "faiss",
+            f"{store.directory / known.file} is missing or cut",
+            "`ragembed index` writes it again",
+        )
+        for known in store.checkpoints(model.id)[:1]
+        if not is_there(store.directory, known)
+    ]
 
 
 def _size(path: Path) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ragembed.changes import Finished, Renamed, Touched, look
-from ragembed.config import ChunkingConfig, ScanConfig
+from ragembed.config import ChunkingConfig, IndexConfig, ScanConfig
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput, MassDelete
 from ragembed.index.commit import Writer
@@ -18,7 +18,7 @@ from ragembed.index.store import Store
 from ragembed.index.transaction import Transaction
 from ragembed.indexer import Change, Incoming, Ingest, Listener, Progress, Tally, ahead
 from ragembed.retriever import display_path
-from ragembed.roots import Target, relative, targets
+from ragembed.roots import Target, moved_roots, relative, targets
 from ragembed.tokenizer import Tokenizer
 from ragembed.types import Skipped, SyncReport
 
@@ -30,6 +30,8 @@ class Tools:
     embedder: Callable[[], Embedder]
     tokenizer: Callable[[], Tokenizer]
     chunking: Callable[[Store], ChunkingConfig]
+    index: IndexConfig
+    moved: Mapping[str, str]  # roots that are somewhere else now: old path -> new path
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +74,17 @@ class Syncer:
         if self._options.dry_run:
             store = Store.open(self._directory)
             try:
-                for target in targets(store.roots(), paths, self._options.scan):
+                roots = moved_roots(store.roots(), self._tools.moved)
+                for target in targets(roots, paths, self._options.scan):
                     self._rehearse(store, target)
             finally:
                 store.close()
         else:
             with Writer(self._directory) as writer:
+                move_roots(writer, self._tools.moved)
                 for target in targets(writer.store.roots(), paths, self._options.scan):
                     self._sync_target(writer, target)
-                finish(writer)
+                writer.finish()
         report = report_of(self._tally, self._skipped, time.monotonic() - started)
         if self._accidents:
             raise MassDelete(
@@ -93,7 +97,9 @@ class Syncer:
     def _sync_target(self, writer: Writer, target: Target) -> None:
         root_id = self._root_id(writer, target)
         chunking = self._tools.chunking(writer.store)
-        ingest = Ingest(writer, self._tools.embedder, chunking, self._tally, self._listener)
+        ingest = Ingest(
+            writer, self._tools.embedder, chunking, self._tools.index, self._tally, self._listener
+        )
         pending = _Pending()
         documents = writer.store.documents(root_id)
         items = look(target, root_id, documents, self._tools.tokenizer, chunking, self._protect)
@@ -221,15 +227,23 @@ def _documents(store: Store, target: Target) -> list[StoredDocument]:
     ]
 
 
-def finish(writer: Writer) -> None:
-    """After the last change of a run: drop unused vectors, bring the FAISS file up to date."""
-    model = writer.store.model()
-    if model is not None:
-        writer.sweep_vectors(model)
-        writer.checkpoint(model)
+def move_roots(writer: Writer, moved: Mapping[str, str]) -> None:
+    """Write down where roots are now.
+
+    Raises:
+        InvalidInput: a path that is no root, or a new place that another root has.
+    """
+    before = writer.store.roots()
+    after = moved_roots(before, moved)
+    if after == before:
+        return
+    with writer.transaction() as transaction:
+        for old, new in zip(before, after, strict=True):
+            if old != new:
+                transaction.move_root(new.id, new.path)
 
 
-def remove_names(directory: Path, names: Sequence[str]) -> int:
+def remove_names(directory: Path, names: Sequence[str], *, purge: bool = False) -> int:
     """See `Corpus.remove`."""
     with Writer(directory) as writer:
         store = writer.store
@@ -264,7 +278,11 @@ def remove_names(directory: Path, names: Sequence[str]) -> int:
                 transaction.delete_document(document.id)
             for root_id in forgotten:
                 transaction.delete_root(root_id)
-        finish(writer)
+            if purge:
+                transaction.set("purge", "pending")  # whoever writes next goes on, should we die
+        if purge:
+            writer.scrub()
+        writer.finish()
     return len(chosen)
 
 

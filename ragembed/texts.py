@@ -15,7 +15,7 @@ from ragembed.index.rows import FileFacts, StoredDocument
 from ragembed.indexer import Ingest, Listener, Tally, prepare
 from ragembed.readers import parse_blocks
 from ragembed.readers.clean import clean
-from ragembed.sync import Tools, finish, report_of
+from ragembed.sync import Tools, report_of
 from ragembed.types import Document, SyncReport
 
 
@@ -29,7 +29,7 @@ def add_texts(
     with Writer(directory) as writer:
         known = {document.path: document for document in writer.store.documents(texts=True)}
         chunking = tools.chunking(writer.store)
-        ingest = Ingest(writer, tools.embedder, chunking, tally, listener)
+        ingest = Ingest(writer, tools.embedder, chunking, tools.index, tally, listener)
         for path, document in checked.items():
             facts = _facts(document)
             stored = known.get(path)
@@ -48,7 +48,7 @@ def add_texts(
                 )
             )
         ingest.flush()
-        finish(writer)
+        writer.finish()
     return report_of(tally, (), time.monotonic() - started)
 
 
@@ -61,7 +61,7 @@ def delete_texts(directory: Path, ids: Iterable[str]) -> int:
             with writer.transaction() as transaction:
                 for document in found:
                     transaction.delete_document(document.id)
-            finish(writer)
+            writer.finish()
     return len(found)
 
 

@@ -247,7 +247,12 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """What an index holds and what is wrong with it."""
+    """What an index holds and what is wrong with it.
+
+    `dead_bytes` is what `compact` gives back at least: free pages, and vectors that no window uses.
+    `committed` is the time of the newest commit (ISO 8601, UTC), empty in a new index. `previous` is
+    the model that `reembed --rollback` goes back to, empty where there is none.
+    """
 
     documents: int
     passages: int
@@ -256,6 +261,9 @@ class Status:
     model: ModelInfo
     disk_bytes: int
     problems: tuple[Problem, ...]
+    dead_bytes: int = 0
+    committed: str = ""
+    previous: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 import ragembed
 from ragembed import Document
 from ragembed.errors import IndexNotFound, ModelMismatch, StorageError
+from ragembed.index.checksums import row_crc
 from ragembed.index.lexical import LexicalFailure, LexicalIndex
 
 
@@ -58,9 +59,7 @@ def test_another_encoder_is_refused_before_anything_is_done(tmp_path: Path) -> N
         corpus.sync(docs)
     with ragembed.Corpus(tmp_path / "index", encoder=Other()) as corpus:  # type: ignore[arg-type]
         for ask in (lambda: corpus.search("x"), lambda: corpus.sync(docs)):
-            with pytest.raises(
-                ModelMismatch, match=r"ragembed index --index NEW .*docs --model other"
-            ):
+            with pytest.raises(ModelMismatch, match=r"ragembed reembed --model other"):
                 ask()
         assert corpus.search("zyzzyva", mode="lexical")[0].path == "a.md"
 
@@ -71,12 +70,14 @@ def test_two_models_never_meet_in_one_index(tmp_path: Path) -> None:
         early.embedder()
         with ragembed.Corpus(tmp_path / "index") as writer:
             writer.add([Document(id="a", text="The zyzzyva sleeps.")])
-            with writer.store.snapshot():
-                assert writer.store.model() is not None
+            with writer.reading() as store:
+                assert store.model() is not None
         import sqlite3
 
         connection = sqlite3.connect(tmp_path / "index/ragembed.db")
-        connection.execute("UPDATE model SET fingerprint = 'elsewhere'")
+        (row,) = connection.execute("SELECT id, name, dimension, precision FROM model").fetchall()
+        crc = row_crc(row[0], row[1], "elsewhere", row[2], row[3])
+        connection.execute("UPDATE model SET fingerprint = 'elsewhere', crc = ?", (crc,))
         connection.commit()
         connection.close()
         with pytest.raises(ModelMismatch):

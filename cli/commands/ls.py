@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 
 import click
 
@@ -11,6 +12,7 @@ from ragembed.cli.options import Settings, as_json, common, existing_index
 from ragembed.cli.text import name, table
 from ragembed.config import ScanConfig
 from ragembed.corpus import Corpus
+from ragembed.index.rows import StoredRoot
 from ragembed.index.store import Store
 from ragembed.readers import explain
 from ragembed.retriever import display_path
@@ -27,15 +29,19 @@ def command(settings: Settings, why: str | None, skipped: bool, as_json: bool) -
     """List documents, or say why a file is or is not indexed."""
     directory, empty = existing_index(settings)
     with Corpus(directory, create=empty) as corpus:
-        roots = {root.id: os.fsdecode(root.path) for root in corpus.store.roots()}
+        known = corpus.roots()
+        roots = {root.id: os.fsdecode(root.path) for root in known}
         if why is not None:
-            sentence = _why(corpus.store, why, str(directory))
+            with corpus.reading() as store:
+                sentence = _why(store, known, why, str(directory))
             click.echo(json.dumps({"path": why, "why": sentence}) if as_json else name(sentence))
             return 0
         if skipped:
+            with corpus.reading() as store:
+                left_out = store.skipped()
             rows = [
                 {"root": roots[root], "path": display_path(path), "code": code, "cause": cause}
-                for root, path, code, cause in corpus.store.skipped()
+                for root, path, code, cause in left_out
             ]
             lines = [f"{name(r['path'])}: {r['code']}, {name(r['cause'])}" for r in rows]
             click.echo(json.dumps(rows) if as_json else "\n".join(lines), nl=bool(as_json or lines))
@@ -71,12 +77,12 @@ def command(settings: Settings, why: str | None, skipped: bool, as_json: bool) -
     return 0
 
 
-def _why(store: Store, path: str, directory: str) -> str:
+def _why(store: Store, roots: Sequence[StoredRoot], path: str, directory: str) -> str:
     real = os.path.realpath(os.fsencode(path))
     # The path itself may be a symbolic link, which is what the answer is about.
     shown = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(os.fsencode(path)))),
                          os.path.basename(os.path.abspath(os.fsencode(path))))  # fmt: skip
-    for root in store.roots():
+    for root in roots:
         inside = relative(root.path, shown)
         if inside is None or (root.file and inside != root.file):
             continue

@@ -119,7 +119,7 @@ def put(transaction: Transaction, writer: Writer, path: bytes = b"raw", key: byt
     vector = np.zeros((1, model.dimension), np.float32)
     vector[0, 0] = 1
     ids = transaction.put_vectors(model, [key], vector)
-    transaction.put_document(row(path, key), ids)
+    transaction.put_document(row(path, key), model, ids)
 
 
 class Interrupted(BaseException):
@@ -138,7 +138,7 @@ def test_a_transaction_that_raises_leaves_nothing(
             transaction.set("chunking", "{}")
             raise error("in the middle")
         assert list(writer.store.connection.iterdump()) == before
-        assert writer.lexical.generation == writer.store.generation
+        assert writer.lexical.snapshot.generation == writer.store.generation
         with writer.transaction() as transaction:
             put(transaction, writer)
     assert len(filled.search("text", mode="lexical")) == 1
@@ -167,7 +167,7 @@ def test_the_generation_counts_commits(filled: Corpus, directory: Path) -> None:
         before = writer.store.generation
         with writer.transaction():
             pass
-        assert writer.store.generation == before + 1 == writer.lexical.generation
+        assert writer.store.generation == before + 1 == writer.lexical.snapshot.generation
 
 
 # -- tantivy behind the database -------------------------------------------------------------------
@@ -198,8 +198,13 @@ def check_lag(corpus: Corpus, found: Callable[..., set[str]], generations: int) 
     assert corpus.verify().ok
 
 
+def generation(corpus: Corpus) -> int:
+    with corpus.reading() as store:
+        return store.generation
+
+
 def lexical_generation(directory: Path) -> int:
-    return LexicalIndex.open(directory).generation
+    return LexicalIndex.open(directory).snapshot.generation
 
 
 @pytest.mark.parametrize("generations", [1, 3])
@@ -212,10 +217,10 @@ def test_the_next_writer_catches_up(
     generations: int,
 ) -> None:
     behind(generations)
-    assert lexical_generation(directory) < filled.store.generation
+    assert lexical_generation(directory) < generation(filled)
     monkeypatch.setattr(derive, "rebuild_lexical", lambda *_: pytest.fail("all was built again"))
     with Writer(directory) as writer:
-        assert writer.lexical.generation == writer.store.generation
+        assert writer.lexical.snapshot.generation == writer.store.generation
     check_lag(filled, found, generations)
 
 
@@ -230,7 +235,7 @@ def test_a_reader_catches_up_when_no_writer_lives(
     behind(generations)
     reader = open_corpus()
     check_lag(reader, found, generations)
-    assert lexical_generation(directory) == reader.store.generation
+    assert lexical_generation(directory) == generation(reader)
 
 
 def test_a_reader_that_may_not_write_answers_from_memory(
@@ -251,7 +256,7 @@ def test_a_reader_that_may_not_write_answers_from_memory(
         patch.setattr(Writer, "__enter__", refused)
         check_lag(reader, found, 2)
         check_lag(reader, found, 2)
-        assert lexical_generation(directory) < reader.store.generation
+        assert lexical_generation(directory) < generation(reader)
     # The disk can be written again: the files on it are used again.
     filled.add([Document(id="later", text="a much later arrival")])
     assert found(reader, "later") == {"later"}
@@ -281,7 +286,7 @@ def test_lexical_files_are_built_again(
         put_bytes(file, file.read_bytes()[::-1])
     elif way == "emptied":
         shutil.rmtree(files)
-        LexicalIndex.create(directory).apply(filled.store.generation, 99, (), ())
+        LexicalIndex.create(directory).apply(generation(filled), 99, (), ())
     else:
         put_bytes(files / "meta.json", b"{}")
     assert kinds(filled) == ["lexical"]

@@ -30,7 +30,7 @@ GERMAN = {3}
 
 def passage(id: int, text: str, title: str = "") -> PassageTerms:
     language = "german" if id in GERMAN else "english"
-    return PassageTerms(id, terms(text, language), terms(title, language))
+    return PassageTerms(id, 100 + id, terms(text, language), terms(title, language))
 
 
 def fill(index: LexicalIndex) -> LexicalIndex:
@@ -52,7 +52,7 @@ def on_disk(tmp_path: Path) -> Path:
 
 
 def ask(index: LexicalIndex, query: str, k: int = 10) -> list[int]:
-    return [id for id, _ in index.search(query_terms(query, ["english", "german"]), k)]
+    return [id for id, _ in index.snapshot.search(query_terms(query, ["english", "german"]), k)]
 
 
 def test_words_find_passages(lexical: LexicalIndex) -> None:
@@ -67,12 +67,14 @@ def test_words_find_passages(lexical: LexicalIndex) -> None:
 
 def test_search_and_score_give_the_same_figures(lexical: LexicalIndex) -> None:
     wanted = query_terms("harbour log of the context", ["english"])
-    found = dict(lexical.search(wanted, 10))
+    found = dict(lexical.snapshot.search(wanted, 10))
     assert len(found) == 4 - 1
-    assert lexical.score(wanted, list(TEXTS)) == pytest.approx(found)
-    assert lexical.score(wanted, [1, 999]) == pytest.approx({1: found[1]})
-    assert lexical.score(wanted, []) == lexical.score([], [1]) == {}
-    assert [score for _, score in lexical.search(wanted, 10)] == sorted(found.values())[::-1]
+    assert lexical.snapshot.score(wanted, list(TEXTS)) == pytest.approx(found)
+    assert lexical.snapshot.score(wanted, [1, 999]) == pytest.approx({1: found[1]})
+    assert lexical.snapshot.score(wanted, []) == lexical.snapshot.score([], [1]) == {}
+    assert [score for _, score in lexical.snapshot.search(wanted, 10)] == sorted(found.values())[
+        ::-1
+    ]
 
 
 def test_equal_scores_are_ordered_by_id() -> None:
@@ -91,15 +93,15 @@ def test_titles_count_less_than_text() -> None:
         (),
     )
     assert ask(index, "harbour") == [2, 1]
-    assert index.document_frequency("harbour") == 1
+    assert index.snapshot.document_frequency("harbour") == 1
 
 
 def test_removed_passages_are_gone(lexical: LexicalIndex) -> None:
     lexical.apply(2, 6, [passage(6, "a new harbour")], [1, 3])
     assert sorted(ask(lexical, "harbour")) == [2, 6]
     assert ask(lexical, "Kündigung") == []
-    assert lexical.passages == 4
-    assert lexical.score(query_terms("harbour", ["english"]), [1, 2]).keys() == {2}
+    assert lexical.snapshot.passages == 4
+    assert lexical.snapshot.score(query_terms("harbour", ["english"]), [1, 2]).keys() == {2}
 
 
 def test_passages_are_removed_by_a_later_process_too(on_disk: Path) -> None:
@@ -107,14 +109,16 @@ def test_passages_are_removed_by_a_later_process_too(on_disk: Path) -> None:
     index.apply(3, 6, (), [1])
     assert ask(index, "harbour") == [6]
     index.close()
-    assert LexicalIndex.open(on_disk).passages == 4
+    assert LexicalIndex.open(on_disk).snapshot.passages == 4
 
 
 def test_the_marker_moves_with_the_commit(tmp_path: Path) -> None:
     writer = LexicalIndex.create(tmp_path)
-    assert (writer.generation, writer.last_passage, writer.passages) == (0, 0, 0)
+    empty = writer.snapshot
+    assert (empty.generation, empty.last_passage, empty.passages) == (0, 0, 0)
     fill(writer)
-    reader = LexicalIndex.open(tmp_path)
+    assert empty.passages == 0  # what was taken stays as it was
+    reader = LexicalIndex.open(tmp_path).snapshot
     assert (reader.generation, reader.last_passage, reader.passages) == (1, 5, 5)
     for generation in range(2, 6):
         writer.apply(generation, 5, (), ())
@@ -131,15 +135,15 @@ def test_the_marker_moves_with_the_commit(tmp_path: Path) -> None:
 )
 def test_nasty_queries_never_raise(lexical: LexicalIndex, text: str) -> None:
     wanted = query_terms(text, ["english"])
-    for id, score in lexical.search(wanted, 5):
+    for id, score in lexical.snapshot.search(wanted, 5):
         assert id in TEXTS and score > 0
-    lexical.score(wanted, [1, 2])
+    lexical.snapshot.score(wanted, [1, 2])
 
 
 def test_a_query_of_5000_words_is_cut_not_refused(lexical: LexicalIndex) -> None:
     wanted = ["harbour", *(f"w{n}" for n in range(5000))]
     assert len(wanted) > MAX_TERMS
-    assert [id for id, _ in lexical.search(wanted, 5)] == [1, 2]
+    assert [id for id, _ in lexical.snapshot.search(wanted, 5)] == [1, 2]
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -197,8 +201,8 @@ def test_no_files_at_all(tmp_path: Path) -> None:
 def test_creating_drops_what_was_there(on_disk: Path) -> None:
     (on_disk / "lexical-0").mkdir()
     index = LexicalIndex.create(on_disk)
-    assert (index.passages, index.generation) == (0, 0)
+    assert (index.snapshot.passages, index.snapshot.generation) == (0, 0)
     assert not (on_disk / "lexical-0").exists()
     assert (on_disk / DIRECTORY).stat().st_mode & 0o777 == 0o700
     shutil.rmtree(on_disk / DIRECTORY)
-    assert fill(LexicalIndex.create(on_disk)).passages == 5
+    assert fill(LexicalIndex.create(on_disk)).snapshot.passages == 5

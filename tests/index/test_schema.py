@@ -24,6 +24,7 @@ from ragembed.errors import (
     StorageError,
 )
 from ragembed.index import schema
+from ragembed.index.lexical import DIRECTORY
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file modes")
 
@@ -183,7 +184,7 @@ def test_an_index_is_private(tmp_path: Path, open_corpus: Callable[..., Corpus])
     }
     for name, mode in modes.items():
         assert mode & 0o077 == 0, f"{name} has mode {mode:o}"
-    assert modes["new"] == modes["lexical-1"] == 0o700
+    assert modes["new"] == modes[DIRECTORY] == 0o700
     assert modes[schema.DATABASE] == modes["LOCK"] == 0o600
     assert [mode for name, mode in modes.items() if name.endswith(".faiss")] == [0o400]
 

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from ragembed import Corpus, Document
-from ragembed.index import commit, snapshot
+from ragembed.index import checkpoint, commit, lookup, snapshot
 from ragembed.index.commit import Writer
-from ragembed.index.snapshot import Searcher
-from ragembed.index.vectors import VectorIndex
+from ragembed.index.snapshot import Searcher, Snapshot
 
 MODES = ("lexical", "dense", "hybrid")
 
@@ -66,23 +65,27 @@ def test_a_reader_sees_the_commits_of_another_process(
 
 def test_a_snapshot_stays_one_commit(filled: Corpus, directory: Path) -> None:
     searcher = Searcher(directory)
-    with closing(searcher), searcher.snapshot():
-        before = searcher.store.counts(), searcher.store.generation
-        nearest = searcher.nearest(_direction(searcher), 10)
-        matched = searcher.best_matches(["burrow"], 10)
+    with closing(searcher), searcher.snapshot() as now:
+        before = now.store.counts(), now.store.generation
+        nearest = now.nearest(_direction(now), 10)
+        matched = now.best_matches(["burrow"], 10)
         filled.delete(["aardvark", "badger"])
         filled.add([Document(id="x", text="burrow")])
-        assert (searcher.store.counts(), searcher.store.generation) == before
-        assert searcher.nearest(_direction(searcher), 10) == nearest
-        assert searcher.best_matches(["burrow"], 10) == matched
-        assert len(searcher.store.passages([id for id, _ in matched])) == 6
+        assert (now.store.counts(), now.store.generation) == before
+        assert now.nearest(_direction(now), 10) == nearest
+        assert now.best_matches(["burrow"], 10) == matched
+        assert len(lookup.passages(now.store, [id for id, _ in matched])) == 6
 
 
-def _direction(searcher: Searcher) -> Any:
-    model = searcher.store.model()
-    assert model is not None
-    (_, array), *_ = searcher.store.vectors(model.id, model.dimension)
+def _direction(snapshot: Snapshot) -> Any:
+    assert snapshot.model is not None
+    (_, array), *_ = snapshot.store.vectors(snapshot.model)
     return array[0]
+
+
+def _count(corpus: Corpus) -> int:
+    with corpus._with_searcher().snapshot() as now:
+        return now.vector_count
 
 
 def test_a_reader_older_than_the_deletion_log_starts_again(
@@ -94,11 +97,13 @@ def test_a_reader_older_than_the_deletion_log_starts_again(
     corpus.delete(["d0", "d1"])
     for n in range(4):  # checkpoints, and with each the log behind it is dropped
         corpus.add([Document(id=f"e{n}-{i}", text=f"more{n} burrow {i}") for i in range(9)])
-    assert reader._with_searcher()._vectors_at[1] < reader.store.floor
+    view = reader._with_searcher()._view
+    with reader.reading() as store:
+        assert view is not None and view.generation < store.floor
     for mode in MODES:
         assert found(reader, "burrow", mode) == found(corpus, "burrow", mode)
         assert not found(reader, "burrow", mode) & {"d0", "d1"}
-    assert reader._with_searcher().vector_count == 10 - 2 + 4 * 9
+    assert _count(reader) == 10 - 2 + 4 * 9
 
 
 def test_a_reader_counts_the_vectors_it_may_return(
@@ -111,7 +116,7 @@ def test_a_reader_counts_the_vectors_it_may_return(
     corpus.add([Document(id="short", text="a short visit")])
     corpus.delete(["short", "d1"])
     reader.search("burrow", mode="dense")
-    assert reader._with_searcher().vector_count == 99
+    assert _count(reader) == 99
 
 
 def test_a_restored_database_does_not_hang_the_reader(
@@ -124,7 +129,8 @@ def test_a_restored_database_does_not_hang_the_reader(
     """The lexical files are of a later time than the database."""
     backup = tmp_path / "backup.db"
     with closing(sqlite3.connect(backup)) as copy:
-        filled.store.connection.backup(copy)
+        with filled.reading() as store:
+            store.connection.backup(copy)
     filled.add([Document(id="late", text="late burrow")])
     filled.close()
     for name in ("ragembed.db-wal", "ragembed.db-shm"):
@@ -240,7 +246,7 @@ def test_the_vectors_are_not_loaded_again_for_nothing(
     filled: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.search("burrow", mode="dense")
-    monkeypatch.setattr(VectorIndex, "load", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr(checkpoint, "load", lambda *_: pytest.fail("loaded again"))
     monkeypatch.setattr(snapshot, "current_vectors", lambda *_: pytest.fail("built again"))
     filled.search("burrow", mode="dense")
     filled.search("burrow", mode="hybrid")

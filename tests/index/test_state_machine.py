@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from ragembed import Corpus, Document
 from ragembed.config import ChunkingConfig
+from ragembed.index.lexical import DIRECTORY
 
 NAMES = st.sampled_from([f"{letter}.txt" for letter in "abcdef"])
 FOLDERS = st.sampled_from(["", "x", "x/y"])
@@ -133,7 +134,7 @@ class Oracle(RuleBasedStateMachine):
 
     @rule()
     def lose_the_lexical_files(self) -> None:
-        shutil.rmtree(self.home / "index" / "lexical-1", ignore_errors=True)
+        shutil.rmtree(self.home / "index" / DIRECTORY, ignore_errors=True)
 
     @rule()
     def lose_the_checkpoints(self) -> None:

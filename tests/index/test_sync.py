@@ -47,7 +47,13 @@ def stored(corpus: Corpus) -> list[tuple[int | None, str]]:
 
 
 def texts_of(corpus: Corpus) -> set[str]:
-    return {corpus.store.source_text(document.id) for document in corpus.documents()}
+    with corpus.reading() as store:
+        return {store.source_text(document.id) for document in store.documents()}
+
+
+def skipped(corpus: Corpus) -> list[tuple[bytes, str]]:
+    with corpus.reading() as store:
+        return [(path, code) for _, path, code, _ in store.skipped()]
 
 
 # -- what is reported ------------------------------------------------------------------------------
@@ -89,7 +95,7 @@ def test_a_touched_file_is_unchanged(corpus: Corpus, folder: Path, embedder: Any
 
 def test_a_file_may_be_a_root(corpus: Corpus, folder: Path) -> None:
     assert counts(corpus.sync(folder / "a0.txt")) == {"added": 1}
-    assert [os.fsdecode(root.path) for root in corpus.store.roots()] == [str(folder)]
+    assert [os.fsdecode(root.path) for root in corpus.roots()] == [str(folder)]
     put(folder / "a0.txt", "changed text")
     assert counts(corpus.sync()) == {"updated": 1}
     (folder / "a0.txt").unlink()
@@ -104,7 +110,7 @@ def test_syncing_a_subtree_prunes_only_there(corpus: Corpus, folder: Path) -> No
         (folder / "sub" / f"b{n}.txt").unlink()
     put(folder / "sub" / "c.txt", "new in the subtree")
     assert counts(corpus.sync(folder / "sub")) == {"removed": 4, "added": 1}
-    assert len(corpus.store.roots()) == 1
+    assert len(corpus.roots()) == 1
     assert {path for _, path in stored(corpus)} == {
         "a0.txt", "a1.txt", "a2.txt", "a3.txt", "sub/c.txt",
     }  # fmt: skip
@@ -117,7 +123,7 @@ def test_a_sibling_with_the_same_beginning_is_another(corpus: Corpus, folder: Pa
     assert counts(corpus.sync(folder / "sub")) == {"unchanged": 4}
     put(folder.parent / "docs2" / "x.txt", "another root")
     assert counts(corpus.sync(folder.parent / "docs2")) == {"added": 1}
-    assert len(corpus.store.roots()) == 2
+    assert len(corpus.roots()) == 2
 
 
 def test_syncing_one_root_never_prunes_another(corpus: Corpus, folder: Path) -> None:
@@ -144,7 +150,7 @@ def test_a_root_inside_a_new_one_is_absorbed(
     report = corpus.sync(folder)
     assert counts(report) == {"unchanged": first, "added": 8 - first}
     assert len(embedder.take_encoded()) == 8 - first
-    assert [os.fsdecode(root.path) for root in corpus.store.roots()] == [str(folder)]
+    assert [os.fsdecode(root.path) for root in corpus.roots()] == [str(folder)]
     assert len(set(stored(corpus))) == 8
     assert counts(corpus.sync()) == {"unchanged": 8}
     assert corpus.verify().ok
@@ -159,13 +165,13 @@ def test_overlapping_paths_in_one_call_are_one_root(
     documents = 4 if order == ("sub", "sub") else 8
     assert report.added == documents
     assert len(corpus.documents()) == documents
-    assert len(corpus.store.roots()) == 1
+    assert len(corpus.roots()) == 1
 
 
 def test_a_known_root_named_beside_a_new_one_around_it(corpus: Corpus, folder: Path) -> None:
     corpus.sync(folder / "sub")
     assert counts(corpus.sync(folder, folder / "sub")) == {"added": 4, "unchanged": 4}
-    assert len(corpus.store.roots()) == 1
+    assert len(corpus.roots()) == 1
     assert counts(corpus.sync(folder / "sub", folder)) == {"unchanged": 8}
 
 
@@ -259,10 +265,10 @@ def test_a_file_that_became_binary_is_dropped_and_named(
     assert counts(report) == {"removed": 1, "unchanged": 7, "skipped": 1}
     assert [(s.root, s.path, s.code) for s in report.skipped] == [(str(folder), "a0.txt", "binary")]
     assert found(corpus, "alpha0") == set()
-    assert [(path, code) for _, path, code, _ in corpus.store.skipped()] == [(b"a0.txt", "binary")]
+    assert skipped(corpus) == [(b"a0.txt", "binary")]
     put(folder / "a0.txt", "alpha0 is back")
     assert counts(corpus.sync()) == {"added": 1, "unchanged": 7}
-    assert corpus.store.skipped() == []
+    assert skipped(corpus) == []
 
 
 def test_a_file_that_cannot_be_looked_at_is_kept(
@@ -289,7 +295,7 @@ def test_removing_by_name(corpus: Corpus, folder: Path) -> None:
     assert len(corpus.documents()) == 9
     assert corpus.remove([str(folder / "sub"), "faq"]) == 5
     assert corpus.remove([str(folder)]) == 4
-    assert (corpus.documents(), corpus.store.roots()) == ([], [])
+    assert (corpus.documents(), corpus.roots()) == ([], [])
     assert corpus.verify().ok
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ragembed.errors import InvalidInput
-from ragembed.index import vectors as module
-from ragembed.index.vectors import MAX_K, MAX_SEGMENTS, Checkpoint, VectorIndex, check_vectors
+from ragembed.index import checkpoint as module
+from ragembed.index.rows import Checkpoint, StoredModel
+from ragembed.index.vectors import MAX_K, MAX_SEGMENTS, VectorIndex, check_vectors
 
 D = 8
 NONE = np.zeros(0, dtype=np.int64)
+MODEL = StoredModel(1, "fake", "fake-1", D, "float32")
+EMPTY = VectorIndex(D, "float32")
 
 
 def unit(n: int, seed: int = 0) -> NDArray[np.float32]:
@@ -28,7 +32,7 @@ def unit(n: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def index_of(n: int, seed: int = 0) -> VectorIndex:
-    return VectorIndex(D).with_changes(np.arange(1, n + 1), unit(n, seed), NONE)
+    return EMPTY.with_changes(np.arange(1, n + 1), unit(n, seed), NONE)
 
 
 @given(
@@ -45,7 +49,7 @@ def test_search_equals_brute_force(sizes: list[int], k: int, share: float, seed:
     array[total // 2 :] = array[: total - total // 2]  # ties: equal vectors under different ids
     ids = np.cumsum(chance.integers(1, 5, size=total))
     dead = np.sort(ids[chance.random(total) < share])
-    index, first = VectorIndex(D), 0
+    index, first = EMPTY, 0
     for size in sizes:
         index = index.with_changes(ids[first : first + size], array[first : first + size], NONE)
         first += size
@@ -61,10 +65,13 @@ def test_search_equals_brute_force(sizes: list[int], k: int, share: float, seed:
     np.testing.assert_allclose(scores, np.sort(exact)[::-1][:k], atol=1e-5)
     np.testing.assert_allclose(scores, array[np.searchsorted(ids, found)] @ query, atol=1e-5)
     assert len(index.segments) <= MAX_SEGMENTS
-    compact = index.compacted()
-    assert compact.dead_count == 0
-    assert sorted(compact.ids().tolist()) == ids[alive].tolist()
-    np.testing.assert_allclose(compact.search(query, k)[1], scores, atol=1e-5)
+    assert sorted(set(index.ids().tolist()) - set(dead.tolist())) == ids[alive].tolist()
+    allowed = ids[chance.random(total) < 0.5]
+    found, scores = index.search(query, k, allowed)
+    exact = (array @ query)[alive & np.isin(ids, allowed)]
+    assert len(found) == min(k, len(exact))
+    assert set(found.tolist()) <= set(allowed.tolist()) - set(dead.tolist())
+    np.testing.assert_allclose(scores, np.sort(exact)[::-1][:k], atol=1e-5)
 
 
 def test_a_search_never_returns_the_padding() -> None:
@@ -72,8 +79,8 @@ def test_a_search_never_returns_the_padding() -> None:
     ids, scores = index.search(unit(1)[0], 50)
     assert sorted(ids.tolist()) == [1, 3]
     assert np.isfinite(scores).all()
-    for nothing in (VectorIndex(D), VectorIndex(D).compacted()):
-        assert nothing.search(unit(1)[0], 5)[0].tolist() == []
+    assert EMPTY.search(unit(1)[0], 5)[0].tolist() == []
+    assert index_of(3).search(unit(1)[0], 5, NONE)[0].tolist() == []
 
 
 def test_a_changed_index_leaves_the_old_one_as_it_was() -> None:
@@ -93,7 +100,7 @@ def test_what_died_earlier_stays_dead() -> None:
 
 
 def test_many_small_changes_are_merged() -> None:
-    index, array = VectorIndex(D), unit(50)
+    index, array = EMPTY, unit(50)
     for n in range(50):
         index = index.with_changes(np.array([n + 1]), array[n : n + 1], NONE)
         assert len(index.segments) <= MAX_SEGMENTS
@@ -117,7 +124,7 @@ def test_what_is_no_unit_vector_is_refused(array: NDArray[np.float32], said: str
     with pytest.raises(InvalidInput, match=said):
         check_vectors(array, D)
     with pytest.raises(InvalidInput):
-        VectorIndex(D).with_changes(np.arange(len(array)), array, NONE)
+        EMPTY.with_changes(np.arange(len(array)), array, NONE)
 
 
 @pytest.mark.parametrize("k", [-1, 0, MAX_K + 1, 10**12])
@@ -134,7 +141,7 @@ def test_a_query_of_another_model_is_refused() -> None:
 
 def test_other_layouts_are_converted() -> None:
     array = np.asfortranarray(unit(4).astype(np.float64))
-    index = VectorIndex(D).with_changes(np.arange(1, 5), array, NONE)  # type: ignore[arg-type]
+    index = EMPTY.with_changes(np.arange(1, 5), array, NONE)  # type: ignore[arg-type]
     assert [int(index.search(vector, 1)[0][0]) for vector in unit(4)] == [1, 2, 3, 4]
 
 
@@ -142,8 +149,8 @@ def test_other_layouts_are_converted() -> None:
 
 
 def saved(directory: Path, index: VectorIndex, name: str = "vectors-1.faiss") -> Checkpoint:
-    size, digest = index.save(directory, name)
-    return Checkpoint(name, size, digest, index.size, int(index.ids().max()), 1)
+    size, digest = module.save(index.segments[0].index, directory, name)
+    return Checkpoint(name, size, digest, index.size, int(index.ids().max()), 1, "Flat", 0, 0)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -153,7 +160,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert file.stat().st_size == checkpoint.size
     assert hashlib.sha256(file.read_bytes()).digest() == checkpoint.sha256
     assert file.stat().st_mode & 0o777 == 0o400
-    back = VectorIndex.load(tmp_path, checkpoint, D)
+    back = module.load(tmp_path, checkpoint, MODEL)
     assert back is not None
     query = unit(1, 5)[0]
     for one, other in zip(index.search(query, 20), back.search(query, 20), strict=True):
@@ -167,6 +174,7 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
     good = file.read_bytes()
     parsed = []
     monkeypatch.setattr(faiss, "deserialize_index", parsed.append)
+    monkeypatch.setattr(faiss, "read_index", parsed.append)
     for position in range(len(good)):
         for damaged in (
             good[:position] + bytes([good[position] ^ 0x01]) + good[position + 1 :],
@@ -174,19 +182,19 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path, monkeypatch: pytest.Monke
             good + b"\0" * (position + 1),
         ):
             file.write_bytes(damaged)
-            assert VectorIndex.load(tmp_path, checkpoint, D) is None
+            assert module.load(tmp_path, checkpoint, MODEL) is None
     file.unlink()
-    assert VectorIndex.load(tmp_path, checkpoint, D) is None
+    assert module.load(tmp_path, checkpoint, MODEL) is None
     file.mkdir()
-    assert VectorIndex.load(tmp_path, checkpoint, D) is None
+    assert module.load(tmp_path, checkpoint, MODEL) is None
     assert parsed == []  # FAISS never got to see any of it
 
 
 def test_a_file_that_does_not_fit_its_catalogue_is_not_used(tmp_path: Path) -> None:
     checkpoint = saved(tmp_path, index_of(3))
-    assert VectorIndex.load(tmp_path, checkpoint, D + 1) is None
-    fewer = Checkpoint(checkpoint.file, checkpoint.size, checkpoint.sha256, 2, 3, 1)
-    assert VectorIndex.load(tmp_path, fewer, D) is None
+    assert module.load(tmp_path, checkpoint, replace(MODEL, dimension=D + 1)) is None
+    fewer = replace(checkpoint, vectors=2)
+    assert module.load(tmp_path, fewer, MODEL) is None
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace", "directory"])
@@ -211,7 +219,7 @@ def test_a_failed_write_leaves_nothing_behind(
     else:
         monkeypatch.setattr(os, step, full)
     with pytest.raises(OSError, match="No space left"):
-        index_of(9).save(tmp_path, "vectors-new.faiss")
+        module.save(index_of(9).segments[0].index, tmp_path, "vectors-new.faiss")
     left = {path.name for path in tmp_path.iterdir()}
     # After the rename the file is whole, and swept as long as nothing names it.
     assert left - {"vectors-new.faiss"} == {"vectors-old.faiss"}

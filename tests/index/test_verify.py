@@ -15,6 +15,7 @@ import pytest
 
 from ragembed import Corpus, Document
 from ragembed.errors import IndexNotFound, NotAnIndex, RagembedError
+from ragembed.index.lexical import DIRECTORY
 from ragembed.index.verify import verify
 
 Sql = Callable[..., list[Any]]
@@ -107,7 +108,7 @@ def test_a_damaged_row_does_not_stop_the_rest(
 ) -> None:
     """Nor the lexical files from being built again, nor the next writer."""
     sql(statement)
-    shutil.rmtree(directory / "lexical-1")
+    shutil.rmtree(directory / DIRECTORY)
     corpus = open_corpus()
     assert {hit.path for hit in corpus.search("burrow", k=50)} >= {"badger", "fossa"}
     corpus.add([Document(id="gnu", text="A gnu has no burrow.")])
@@ -152,9 +153,9 @@ def test_the_remedy_for_a_damaged_vector_works(
         ("UPDATE document SET language = 'eNglish' WHERE id = 2", "checksum"),
         ("UPDATE passage SET first_line = 7 WHERE id = 2", "checksum"),
         ("UPDATE passage SET text = CAST(x'41ff42' AS TEXT) WHERE id = 2", "checksum"),
-        ("UPDATE checkpoint SET generation = 0, max_vector_id = 2", "faiss"),
-        ("UPDATE checkpoint SET sha256 = zeroblob(32)", "faiss"),
-        ("UPDATE checkpoint SET vectors = vectors - 1", "faiss"),
+        ("UPDATE checkpoint SET generation = 0, max_vector_id = 2", "checksum"),
+        ("UPDATE checkpoint SET sha256 = zeroblob(32)", "checksum"),
+        ("UPDATE checkpoint SET vectors = vectors - 1", "checksum"),
     ],
 )
 def test_every_kind_of_damage_is_found(
@@ -178,7 +179,7 @@ def test_damage_names_the_document(long: Corpus, sql: Sql) -> None:
 def test_verify_changes_nothing(
     long: Corpus, directory: Path, digest: Callable[[Path], dict[str, str]]
 ) -> None:
-    shutil.rmtree(directory / "lexical-1")
+    shutil.rmtree(directory / DIRECTORY)
     before = digest(directory)
     assert not long.verify().ok
     assert digest(directory) == before
@@ -195,10 +196,10 @@ def test_what_is_no_index_cannot_be_verified(tmp_path: Path) -> None:
 def test_a_checkpoint_that_fits_another_time_is_found(
     long: Corpus, sql: Sql, kinds: Callable[[Corpus], list[str]]
 ) -> None:
-    sql("DELETE FROM deletion")
-    sql("UPDATE window SET vector_id = 1 WHERE vector_id = 2")
-    sql("DELETE FROM vector WHERE id = 2")
-    assert "faiss" in kinds(long)
+    long.delete(["badger"])
+    assert kinds(long) == []
+    sql("DELETE FROM deletion WHERE kind = 'vector'")
+    assert kinds(long) == ["faiss"]
 
 
 def _whole(corpus: Corpus) -> list[Any]:

@@ -1,0 +1,223 @@
+"""Which FAISS index for how many vectors, how it is built, and how far a search looks.
+
+Up to `FLAT_LIMIT` vectors every search is exact: a scan of all of them. Above, vectors are grouped into
+lists around centroids (IVF; Jegou et al. 2011, "Product quantization for nearest neighbor search",
+section 4), and a search scans the lists nearest to the query. The figures behind the constants are in
+docs/reliability.md and come from benchmarks/growth.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from ragembed.config import VectorPrecision
+from ragembed.errors import InvalidInput
+from ragembed.index.rows import StoredModel
+
+FLAT = "SQfp16"  # holds float16 as it is stored, in half of float32's memory
+FLAT_FLOAT32 = "Flat"
+FLAT_LIMIT = 100_000
+RESCORE = 4  # times k: how many inexact candidates are looked up and scored exactly
+_TRAINING_POINTS = 64  # vectors per list that k-means sees
+_MOST_LISTS = 65_536
+_PROBED_SHARE = 1 / 32
+# With a filter that lets less than this share through, every list is looked into.
+_SMALL_SUBSET = 0.05
+_GRAPH_EFFORT = 128  # efSearch of an HNSW that the user has asked for
+
+Parts = Callable[[], Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A FAISS index over vectors by id; never changed once it is made.
+
+    `exact` says that its scores are the cosines of the stored vectors; `probes` is how many of its
+    lists a search looks into, 0 where it has none.
+    """
+
+    index: faiss.Index
+    exact: bool
+    last_id: int
+    probes: int = 0
+    graph: bool = False  # HNSW
+    memory: NDArray[np.uint8] | None = None  # the file's bytes, which the index looks into
+
+    @property
+    def size(self) -> int:
+        """Vectors in it."""
+        return int(self.index.ntotal)
+
+    def search(
+        self, query: NDArray[np.float32], k: int, selector: faiss.IDSelector | None, share: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and ids, both (1, k), padded with id -1.
+
+        Args:
+            query: (1, d).
+            k: how many.
+            selector: a FAISS id selector, or None.
+            share: of the vectors, how many the selector's filter lets through.
+        """
+        parameters = None
+        if self.probes:
+            lists = int(self.index.nlist)
+            probes = lists if share < _SMALL_SUBSET else min(lists, round(self.probes / share))
+            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+        elif self.graph:
+            effort = min(self.size, round(max(_GRAPH_EFFORT, k) / share))
+            parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=effort)
+        elif selector is not None:
+            parameters = faiss.SearchParameters(sel=selector)
+        scores, ids = self.index.search(query, k, params=parameters)
+        return scores, ids
+
+    def ids(self) -> NDArray[np.int64]:
+        """All ids, (n,)."""
+        if not self.probes:
+            found: NDArray[np.int64] = faiss.vector_to_array(self.index.id_map)
+            return found
+        lists = self.index.invlists
+        sizes = [(n, lists.list_size(n)) for n in range(int(self.index.nlist))]
+        parts = [
+            np.array(faiss.rev_swig_ptr(lists.get_ids(n), size), dtype=np.int64)
+            for n, size in sizes
+            if size
+        ]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+    def vectors(self) -> NDArray[np.float32]:
+        """All vectors in the order of `ids`, (n, d); of flat segments only."""
+        flat = faiss.downcast_index(self.index.index)
+        found: NDArray[np.float32] = flat.reconstruct_n(0, self.size)
+        return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """A segment with what the catalogue says of it; see `rows.Checkpoint`."""
+
+    segment: Segment
+    kind: str
+    trained: int
+
+
+def choose(vectors: int, model: StoredModel) -> str:
+    """The factory string for so many vectors of a model."""
+    flat = FLAT if model.precision == "float16" else FLAT_FLOAT32
+    if vectors <= FLAT_LIMIT:
+        return flat
+    return f"IVF{list_count(vectors)},{flat}"
+
+
+def list_count(vectors: int) -> int:
+    """How many lists: about 4 times the root, in powers of two so that growth keeps them a while."""
+    return min(_MOST_LISTS, 1 << round(math.log2(4 * vectors**0.5)))
+
+
+def check_factory(factory: str, dimension: int) -> None:
+    """Make sure that FAISS knows a factory string and that its index can be searched by cosine.
+
+    Raises:
+        InvalidInput: it does not.
+    """
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"FAISS cannot build {factory!r} for {dimension} dimensions "
+            f"({str(error).rpartition(': ')[2]}): name a factory string such as HNSW32,SQ8"
+        ) from None
+    if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
+        raise InvalidInput(
+            f"the factory string {factory!r} has parts that are not supported: leave out IDMap (ids "
+            "are added by ragembed) and transforms before the index"
+        )
+
+
+def build(model: StoredModel, kind: str, count: int, parts: Parts, before: Built | None) -> Built:
+    """An index of all vectors.
+
+    Args:
+        model: whose vectors.
+        kind: a factory string.
+        count: how many vectors there are.
+        parts: gives them, ids ascending, as often as it is called.
+        before: an index of the same kind whose training may be used again; it is taken apart.
+    """
+    trained = 0
+    if before is not None and before.kind == kind and before.trained:
+        index, trained = before.segment.index, before.trained
+        index.reset()
+    else:
+        index = faiss.index_factory(model.dimension, kind, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            _train(index, _sample(parts, count, _training_size(index)))
+            trained = count
+        if isinstance(index, faiss.IndexIVFScalarQuantizer) and kind.endswith(",SQfp16"):
+            index.by_residual = False  # the stored float16 itself, not its distance to a centroid
+    lists = isinstance(index, faiss.IndexIVF)
+    target = index if lists else faiss.IndexIDMap(index)
+    last = 0
+    for ids, vectors in parts():
+        target.add_with_ids(vectors, np.ascontiguousarray(ids, dtype=np.int64))
+        last = int(ids[-1])
+    segment = segment_of(target, kind, model, last, _probes(index) if lists else 0)
+    return Built(segment, kind, trained)
+
+
+def segment_of(
+    index: faiss.Index,
+    kind: str,
+    model: StoredModel,
+    last_id: int,
+    probes: int,
+    memory: NDArray[np.uint8] | None = None,
+) -> Segment:
+    """A FAISS index that has been built or read."""
+    codec = kind.rpartition(",")[2]
+    exact = codec == "Flat" or (codec == "SQfp16" and model.precision == "float16")
+    return Segment(index, exact, last_id, probes, kind.startswith("HNSW"), memory)
+
+
+def retrain_due(trained: int, vectors: int) -> bool:
+    """Whether an index has outgrown its centroids."""
+    return not trained / 2 <= vectors <= trained * 2
+
+
+def flat_segment(
+    ids: NDArray[np.int64], vectors: NDArray[np.float32], precision: VectorPrecision
+) -> Segment:
+    """An exact index of unit `vectors` (n, d), of that precision, under ascending `ids` (n,)."""
+    kind = FLAT if precision == "float16" else FLAT_FLOAT32
+    flat = faiss.IndexIDMap(faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT))
+    flat.add_with_ids(vectors, np.ascontiguousarray(ids, dtype=np.int64))
+    return Segment(flat, True, int(ids.max(initial=0)))
+
+
+def _probes(index: faiss.Index) -> int:
+    return max(1, round(int(index.nlist) * _PROBED_SHARE))
+
+
+def _training_size(index: faiss.Index) -> int:
+    lists = int(index.nlist) if isinstance(index, faiss.IndexIVF) else 1024
+    return _TRAINING_POINTS * lists
+
+
+def _train(index: faiss.Index, sample: NDArray[np.float32]) -> None:
+    if isinstance(index, faiss.IndexIVF):
+        index.cp.max_points_per_centroid = _TRAINING_POINTS
+        index.cp.min_points_per_centroid = 1  # no warning for small indexes that were asked for
+    index.train(sample)
+
+
+def _sample(parts: Parts, count: int, size: int) -> NDArray[np.float32]:
+    """About `size` of the vectors, spread over all of them."""
+    step = max(1, count // size)
+    return np.concatenate([vectors[::step] for _, vectors in parts()])
