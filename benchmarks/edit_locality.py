@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ragembed.chunking import chunk
-from ragembed.config import ChunkingConfig
-from ragembed.encoder.checkpoint import DEFAULT_MODEL, resolve
+from ragembed.config import DEFAULT_MODEL, ChunkingConfig
+from ragembed.encoder.checkpoint import resolve
 from ragembed.readers import parse_blocks
 from ragembed.tokenizer import HuggingFaceTokenizer
 from ragembed.types import Document, Passage

@@ -21,7 +21,7 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from ragembed import PoolingEncoder
-from ragembed.encoder.checkpoint import DEFAULT_MODEL
+from ragembed.config import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ import sys
 import click
 
 import ragembed
-from ragembed.cli.options import Settings
+from ragembed.cli.options import ROOT_HELP, MovedRoot, Settings
 from ragembed.cli.text import name
 from ragembed.errors import RagembedError
 
@@ -31,6 +31,8 @@ COMMANDS = {
     ),
     "ls": ("ragembed.cli.commands.ls", "List documents, or say why a file is or is not indexed."),
     "remove": ("ragembed.cli.commands.remove", "Take documents or roots out of the index."),
+    "compact": ("ragembed.cli.commands.compact", "Give space back that nothing uses."),
+    "reembed": ("ragembed.cli.commands.reembed", "Give the index another model, or go back."),
     "verify": ("ragembed.cli.commands.verify", "Check the index against itself."),
     "doctor": (
         "ragembed.cli.commands.doctor",
@@ -67,19 +69,25 @@ class LazyGroup(click.Group):
 @click.option(
     "--index", "directory", metavar="DIR", help="The index directory (or RAGEMBED_INDEX)."
 )
+@click.option("--root", "moved", metavar="OLD=NEW", multiple=True, type=MovedRoot(), help=ROOT_HELP)
 @click.option("--quiet", is_flag=True, help="Print nothing but data and errors.")
 @click.option("--no-progress", is_flag=True, help="Draw no progress bars.")
 @click.option("--debug", is_flag=True, help="Log what happens, and show tracebacks.")
 @click.version_option(ragembed.__version__, prog_name="ragembed")
 @click.pass_context
 def cli(
-    context: click.Context, directory: str | None, quiet: bool, no_progress: bool, debug: bool
+    context: click.Context,
+    directory: str | None,
+    moved: tuple[tuple[str, str], ...],
+    quiet: bool,
+    no_progress: bool,
+    debug: bool,
 ) -> None:
     """Index folders of documents, search them, and get citable context for a language model.
 
     Everything runs on this machine. Data goes to stdout, everything else to stderr.
     """
-    context.obj = Settings(directory, quiet, no_progress, debug)
+    context.obj = Settings(directory, quiet, no_progress, debug, moved)
 
 
 def main() -> None:

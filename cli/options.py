@@ -26,6 +26,33 @@ class Settings:
     quiet: bool = False
     no_progress: bool = False
     debug: bool = False
+    moved: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def roots(self) -> dict[str, str]:
+        """Where folders are now, by where they were: what `Corpus` takes."""
+        return dict(self.moved)
+
+
+class MovedRoot(click.ParamType):  # type: ignore[type-arg]
+    """OLD=NEW."""
+
+    name = "old=new"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - click's signature
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> tuple[str, str]:
+        """Both sides of the first `=`."""
+        old, equals, new = str(value).partition("=")
+        if not (old and equals and new):
+            self.fail(f"{value!r} is not OLD=NEW: two folders with = between them", param, ctx)
+        return old, new
+
+
+ROOT_HELP = "A folder that has moved since it was indexed (repeatable); `index` writes it down."
 
 
 def common(function: F) -> F:
@@ -45,6 +72,10 @@ def common(function: F) -> F:
             expose_value=False,
             callback=put("directory"),
             help="The index directory (or RAGEMBED_INDEX); else the nearest .ragembed upward.",
+        ),
+        click.option(
+            "--root", metavar="OLD=NEW", multiple=True, type=MovedRoot(), expose_value=False,
+            callback=put("moved"), help=ROOT_HELP,
         ),
         click.option(
             "--quiet", is_flag=True, expose_value=False, callback=put("quiet"),

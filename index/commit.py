@@ -62,7 +62,7 @@ class Writer:
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
                 migrate(connection, int(version))
                 stack.callback(self._fold_log)
-                self._sweep()
+                self.sweep_files()
                 self.lexical = current_lexical(self.store)
             stack.callback(self._close_lexical)
             if self.store.setting("purge") is not None:
@@ -91,7 +91,7 @@ class Writer:
         except LexicalFailure as error:
             logger.warning("the lexical files will be built again: %s", error)
 
-    def _sweep(self) -> None:
+    def sweep_files(self) -> None:
         """Drop what a crash may have left: files that no committed row names."""
         named = set(self._catalogued())
         for path in self.directory.glob("vectors-*"):
@@ -173,7 +173,7 @@ class Writer:
             if bad:
                 with self.transaction() as transaction:
                     transaction.drop_checkpoints(bad)
-                self._sweep()
+                self.sweep_files()
             return
         self._write_checkpoint(model, there, bad)
 
@@ -203,7 +203,7 @@ class Writer:
             if there or bad:
                 with self.transaction() as transaction:
                     transaction.drop_checkpoints([*bad, *(known.file for known in there)])
-                self._sweep()
+                self.sweep_files()
             return
         name = f"vectors-{uuid.uuid4().hex}.faiss"
         segment = built.segment
@@ -216,7 +216,7 @@ class Writer:
             with self.transaction() as transaction:
                 transaction.drop_checkpoints(bad)
                 transaction.catalogue(model.id, new)
-            self._sweep()
+            self.sweep_files()
 
     def _build(self, model: StoredModel, count: int, there: list[Checkpoint]) -> ann.Built:
         """An index of all stored vectors, with the last one's training where that still fits."""
@@ -252,7 +252,7 @@ class Writer:
             transaction.set("purge", "pending")
             transaction.drop_checkpoints(self._catalogued())
         with storage_errors(self.directory):
-            self._sweep()
+            self.sweep_files()
             self._close_lexical()
             self.lexical = rebuild_on_disk(self.store)
             model = self.store.model()

@@ -67,9 +67,12 @@ def make_private(directory: Path) -> None:
         return
     with os.scandir(directory) as entries:
         for entry in entries:
-            mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
-            if mode & 0o077 and entry.is_file(follow_symlinks=False):
-                os.chmod(entry.path, mode & PRIVATE_FOLDER)
+            try:
+                mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                if mode & 0o077 and entry.is_file(follow_symlinks=False):
+                    os.chmod(entry.path, mode & PRIVATE_FOLDER)
+            except FileNotFoundError:
+                continue  # the library's own threads come and go with theirs
 
 
 def make_folder(directory: Path) -> None:
@@ -83,6 +86,15 @@ def make_folder(directory: Path) -> None:
 def private_opener(path: str, flags: int) -> int:
     """For `open`: a new file that only the user can read."""
     return os.open(path, flags, PRIVATE_FILE)
+
+
+def sync_file(file: Path) -> None:
+    """Make a file's content durable."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(directory: Path) -> None:

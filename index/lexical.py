@@ -226,12 +226,28 @@ def damaged_files(path: Path) -> list[str]:
     """Names of the files of the newest commit that are missing or do not match their CRC-32."""
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        segments = [segment["segment_id"].replace("-", "") for segment in meta["segments"]]
+        segments = {
+            segment["segment_id"].replace("-", ""): segment["deletes"]
+            for segment in meta["segments"]
+        }
+        kept = {
+            segment: f"{segment}.{deletes['opstamp']}.del"
+            for segment, deletes in segments.items()
+            if deletes
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ["meta.json"]
     damaged = []
     for segment in segments:
-        files = sorted(path.glob(f"{segment}.*"))
+        deletions = kept.get(segment, "")
+        # A crash may leave a list of deletions that no commit names; tantivy never reads it.
+        files = [
+            file
+            for file in sorted(path.glob(f"{segment}.*"))
+            if file.suffix != ".del" or file.name == deletions
+        ]
+        if deletions and deletions not in {file.name for file in files}:
+            damaged.append(deletions)
         if not _SEGMENT_FILES <= {file.suffix for file in files}:
             damaged.append(f"{segment}.*")
         damaged += [file.name for file in files if not _crc_matches(file)]

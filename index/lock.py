@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 import portalocker
 
 from ragembed.errors import IndexLocked
 from ragembed.index import schema
-from ragembed.index.disk import make_folder, refuse_network, storage_errors
+from ragembed.index.disk import make_folder, refuse_network, storage_errors, sync_directory
 
 LOCK = "LOCK"
 
@@ -35,7 +35,8 @@ def writer_lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
     refuse_network(directory)
     with storage_errors(directory):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    with os.fdopen(descriptor, "r+", encoding="ascii") as file:
+    # Unbuffered: closing would try again to write what a full disk has refused, and raise once more.
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         deadline = time.monotonic() + patience
         while not _locked(file):
             if time.monotonic() >= deadline:
@@ -46,8 +47,7 @@ def writer_lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
         try:
             with storage_errors(directory):
                 file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
+                file.write(str(os.getpid()).encode())
             yield
         finally:
             portalocker.unlock(file)
@@ -62,13 +62,14 @@ def create_index(directory: Path) -> None:
     """
     with storage_errors(directory):
         make_folder(directory)
-    schema.refuse_foreign(directory)
+        sync_directory(directory.parent)  # its name is as durable as what will be in it
+        schema.refuse_foreign(directory)
     with writer_lock(directory):
         if not schema.exists(directory):
             schema.create(directory)
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(file: FileIO) -> bool:
     try:
         portalocker.lock(file, portalocker.LOCK_EX | portalocker.LOCK_NB)
     except portalocker.LockException:

@@ -19,6 +19,7 @@ from ragembed.index.disk import (
     refuse_network,
     storage_errors,
     sync_directory,
+    sync_file,
 )
 
 APPLICATION_ID = 0x72616745  # "ragE"
@@ -63,7 +64,10 @@ def create(directory: Path) -> None:
         draft.touch(mode=PRIVATE_FILE)
         connection = sqlite3.connect(draft, isolation_level=None)
         try:
+            # WAL from the start: a later change of mode that is cut short leaves a journal, which
+            # readers may not roll back. Durable by the fsync below, as a whole.
             connection.executescript(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; BEGIN;"
                 f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
                 + _schema()
             )
@@ -72,8 +76,10 @@ def create(directory: Path) -> None:
                 "INSERT INTO setting VALUES (?, ?, ?)",
                 [(key, value, row_crc(key, value)) for key, value in first.items()],
             )
+            connection.execute("COMMIT")
         finally:
             connection.close()
+        sync_file(draft)
         os.replace(draft, directory / DATABASE)
         sync_directory(directory)
 

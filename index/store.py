@@ -29,6 +29,7 @@ _DOCUMENT = (
     "metadata, passages, windows, tokens, unknown FROM document"
 )
 _MODEL = "SELECT id, name, fingerprint, dimension, precision, crc FROM model"
+_UNREAD = "NOT EXISTS (SELECT 1 FROM reading r WHERE r.passage_id = p.id AND r.model_id = ?)"
 _PART = 900  # SQLite takes a limited number of parameters in one statement
 _VECTORS_AT_ONCE = 20_000
 
@@ -171,14 +172,22 @@ class Store:
 
     def documents(self, root_id: int | None = None, *, texts: bool = False) -> list[StoredDocument]:
         """Documents by path: of one root, of all (neither argument), or the texts only."""
+        values: tuple[int, ...] = ()
         if texts:
-            rows = self.connection.execute(_DOCUMENT + " WHERE root_id IS NULL ORDER BY path")
+            which = " WHERE root_id IS NULL ORDER BY path"
         elif root_id is None:
-            rows = self.connection.execute(_DOCUMENT + " ORDER BY root_id, path")
+            which = " ORDER BY root_id, path"
         else:
-            rows = self.connection.execute(
-                _DOCUMENT + " WHERE root_id = ? ORDER BY path", (root_id,)
-            )
+            which, values = " WHERE root_id = ? ORDER BY path", (root_id,)
+        try:
+            # Decoding text by a function of ours costs a call for each column of each row.
+            self.connection.text_factory = str
+            rows = self.connection.execute(_DOCUMENT + which, values).fetchall()
+        except sqlite3.OperationalError:  # bytes that are not UTF-8, which checksums will tell
+            self.connection.text_factory = _lenient
+            rows = self.connection.execute(_DOCUMENT + which, values).fetchall()
+        finally:
+            self.connection.text_factory = _lenient
         return [_document(row) for row in rows]
 
     def skipped(self) -> list[tuple[int, bytes, str, str]]:
@@ -241,6 +250,21 @@ class Store:
                 )
             )
         return found
+
+    def unread_passages(self, model_id: int) -> int:
+        """How many passages a model has not read."""
+        (count,) = self.connection.execute(
+            f"SELECT count(*) FROM passage p WHERE {_UNREAD}", (model_id,)
+        ).fetchone()
+        return int(count)
+
+    def unread_passage_ids(self, model_id: int, after: int, count: int) -> list[int]:
+        """The next ids > `after` of passages that a model has not read."""
+        rows = self.connection.execute(
+            f"SELECT id FROM passage p WHERE {_UNREAD} AND id > ? ORDER BY id LIMIT ?",
+            (model_id, after, count),
+        )
+        return [id for (id,) in rows]
 
     def deleted(self, kind: str, after: int) -> list[int]:
         """Ids of `passage`s or `vector`s deleted in generations > `after`."""
@@ -309,6 +333,8 @@ def heading_of(column: str) -> tuple[str, ...]:
 
 def metadata_of(column: str) -> dict[str, Any]:
     """A document's metadata; none where they are damaged, which its row's checksum says."""
+    if column == "{}":
+        return {}
     try:
         found = json.loads(column)
     except (TypeError, ValueError):

@@ -16,6 +16,8 @@ from ragembed.errors import InvalidInput
 C = TypeVar("C", bound="Config")
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+
 VectorPrecision = Literal["float16", "float32"]
 ContextFormat = Literal["markdown", "xml", "json", "messages"]
 Pooling = Literal["cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
+from ragembed.compact import compact
 from ragembed.config import (
     ChunkingConfig,
     ContextConfig,
@@ -23,14 +23,16 @@ from ragembed.config import (
 )
 from ragembed.context import build_context
 from ragembed.encoder.embedder import Embedder
-from ragembed.errors import ModelMismatch
+from ragembed.errors import InvalidInput, ModelMismatch
 from ragembed.index import schema
 from ragembed.index.lock import create_index
 from ragembed.index.rows import StoredDocument, StoredModel, StoredRoot
 from ragembed.index.snapshot import Searcher
 from ragembed.index.store import Store
 from ragembed.index.verify import Depth, verify
-from ragembed.indexer import Listener, embedder_name
+from ragembed.indexer import Listener
+from ragembed.loader import Loader, tokenizer_of
+from ragembed.reembed import Reader, forget_others, reembed, rollback
 from ragembed.retriever import Retriever
 from ragembed.roots import moved_roots, place_now
 from ragembed.status import describe
@@ -38,19 +40,16 @@ from ragembed.sync import Syncer, SyncOptions, Tools, remove_names
 from ragembed.texts import add_texts, delete_texts
 from ragembed.tokenizer import DEFAULT_BUDGET, Tokenizer, budget_tokenizer
 from ragembed.types import (
+    CompactReport,
     Context,
     Document,
     Mode,
+    ReembedReport,
     SearchResult,
     Status,
     SyncReport,
     Verification,
 )
-
-if TYPE_CHECKING:
-    from ragembed.encoder.parallel import ParallelEncoder
-
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 
 class Corpus:
@@ -95,19 +94,14 @@ class Corpus:
             NotAnIndex, IndexVersionError, IndexDamaged, StorageError.
         """
         self.directory = Path(directory)
-        self._encoder = encoder
-        self._encoder_was_given = encoder is not None
-        self._workers: ParallelEncoder | None = None
-        self._model = model
+        self._loader = Loader(self.directory, encoder, model, inference or InferenceConfig())
         self._chunking = chunking
-        self._inference = inference or InferenceConfig()
         self._retrieval = retrieval or RetrievalConfig()
         self._index_config = index or IndexConfig()
         self._moved = {
             os.path.abspath(old): os.path.abspath(new) for old, new in (roots or {}).items()
         }
         self._searcher: Searcher | None = None
-        self._loading = threading.Lock()
         if create and not schema.exists(self.directory):
             create_index(self.directory)
         self._with_searcher()  # says at once what is wrong with the directory
@@ -117,15 +111,7 @@ class Corpus:
         if self._searcher is not None:
             self._searcher.close()
             self._searcher = None
-        self._let_go()
-
-    def _let_go(self) -> None:
-        """Forget an embedder that was loaded here; one that was given stays."""
-        if self._workers is not None:
-            self._workers.close()
-            self._workers = None
-        if not self._encoder_was_given:
-            self._encoder = None
+        self._loader.close()
 
     def __enter__(self) -> Corpus:
         return self
@@ -165,7 +151,7 @@ class Corpus:
             MassDelete: a root seems to be missing; all else was done, `.report` says what.
             ModelMismatch: the index was built with another model or chunking.
         """
-        if self.model_was_named:
+        if self._loader.was_chosen:
             self.embedder()  # a mismatch is to be known before anything is done
         options = SyncOptions(scan, prune, allow_mass_delete, dry_run)
         return Syncer(self.directory, self._tools(), options, listener).run(paths)
@@ -193,6 +179,70 @@ class Corpus:
             InvalidInput: a name that the index does not know; nothing is removed then.
         """
         return remove_names(self.directory, names, purge=purge)
+
+    def reembed(
+        self,
+        model: str | Path | None = None,
+        *,
+        encoder: Embedder | None = None,
+        listener: Listener | None = None,
+    ) -> ReembedReport:
+        """Give the index another model: its vectors are built beside the old ones, then one commit
+        switches. Searches go on meanwhile, and an interrupted run is gone on with.
+
+        Args:
+            model: name or folder of a checkpoint.
+            encoder: any `Embedder`, in place of a checkpoint.
+            listener: called after each batch.
+
+        Raises:
+            InvalidInput: the index is empty, neither model nor encoder was given, or a window is more
+                than the model reads.
+            ModelNotFound, ModelError: the checkpoint cannot be loaded.
+        """
+        if (model is None) == (encoder is None):
+            raise InvalidInput("name a model, or give an encoder, and not both")
+        chosen = encoder if encoder is not None else self._loader.load(str(model))
+        reader = Reader(lambda: chosen, lambda: tokenizer_of(chosen))
+        report = reembed(self.directory, reader, self.chunking, self._index_config, listener)
+        if encoder is not None:
+            self._loader.use(given=encoder)
+        else:
+            self._loader.use(loaded=chosen)
+        return report
+
+    def rollback(
+        self, *, encoder: Embedder | None = None, listener: Listener | None = None
+    ) -> ReembedReport:
+        """Go back to the model before the last `reembed`. Passages that came since are read with it
+        first; it is loaded (or `encoder` taken) only if there are any.
+
+        Raises:
+            InvalidInput: there is no model to go back to.
+            ModelMismatch: the model to be found under its name is another one now.
+        """
+
+        def reader(stored: StoredModel) -> Reader:
+            @cache
+            def embedder() -> Embedder:
+                found = encoder if encoder is not None else self._loader.load(stored.name)
+                self._loader.check(found, stored)
+                return found
+
+            return Reader(embedder, lambda: tokenizer_of(embedder()))
+
+        report = rollback(self.directory, reader, self.chunking, listener)
+        self._loader.use(given=encoder)
+        return report
+
+    def forget_models(self) -> int:
+        """Drop the vectors of every model but the one in use; returns how many models. There is
+        nothing to roll back to then."""
+        return forget_others(self.directory)
+
+    def compact(self) -> CompactReport:
+        """Give space back: vectors without windows, models that nothing goes back to, free pages."""
+        return compact(self.directory)
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -275,25 +325,13 @@ class Corpus:
             ModelNotFound, ModelError: it cannot be loaded.
             ModelMismatch: the index holds vectors of another one.
         """
-        with self._loading:
-            with self.reading() as store:
-                stored = store.model()
-            known = self._encoder
-            if known is not None and not self.model_was_named and stored is not None:
-                if (
-                    known.fingerprint != stored.fingerprint
-                ):  # switched by `reembed`, maybe elsewhere
-                    self._let_go()
-            if self._encoder is None:
-                self._encoder = self._load(stored)
-            if stored is not None:
-                self._check_model(self._encoder, stored)
-            return self._encoder
+        with self.reading() as store:
+            stored = store.model()
+        return self._loader.embedder(stored)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that documents are cut with: the embedder's, if it has one."""
-        own: Tokenizer | None = getattr(self.embedder(), "tokenizer", None)
-        return own if own is not None else budget_tokenizer()
+        return tokenizer_of(self.embedder())
 
     def chunking(self, store: Store) -> ChunkingConfig:
         """How this index cuts documents.
@@ -314,11 +352,6 @@ class Corpus:
             )
         return config
 
-    @property
-    def model_was_named(self) -> bool:
-        """Whether the caller asked for a certain model, rather than the index's own."""
-        return self._model is not None or self._encoder_was_given
-
     def _tools(self) -> Tools:
         return Tools(self.embedder, self.tokenizer, self.chunking, self._index_config, self._moved)
 
@@ -334,41 +367,6 @@ class Corpus:
             self.tokenizer,
             self._retrieval,
             lambda path: place_now(path, self._moved),
-        )
-
-    def _load(self, stored: StoredModel | None) -> Embedder:
-        # torch takes a second to import; lexical search, status and unchanged syncs do without it.
-        from ragembed.encoder.model import PoolingEncoder
-
-        name = self._model or (stored.name if stored else DEFAULT_MODEL)
-        if os.path.isdir(name):
-            name = os.path.abspath(name)  # the index may be opened from elsewhere
-        devices = self._inference.device.split(",")
-        if len(devices) > 1:
-            from ragembed.encoder.parallel import ParallelEncoder
-
-            self._workers = ParallelEncoder(
-                name,
-                devices=[device.strip() for device in devices],
-                dtype=self._inference.dtype,
-                batch_tokens=self._inference.batch_tokens,
-            )
-            return self._workers
-        return PoolingEncoder.from_pretrained(
-            name,
-            device=self._inference.device,
-            dtype=self._inference.dtype,
-            batch_tokens=self._inference.batch_tokens,
-        )
-
-    def _check_model(self, embedder: Embedder, stored: StoredModel) -> None:
-        if stored.fingerprint == embedder.fingerprint:
-            return
-        name = embedder_name(embedder)
-        raise ModelMismatch(
-            f"the index in {self.directory} holds vectors of {stored.name} "
-            f"({stored.fingerprint[:12]}) and {name} ({embedder.fingerprint[:12]}) gives others: "
-            f"use {stored.name}, or make the vectors anew: `ragembed reembed --model {name}`"
         )
 
 

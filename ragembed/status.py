@@ -48,7 +48,7 @@ def describe(store: Store, moved: Mapping[str, str]) -> Status:
         model=ModelInfo(model.name, model.dimension, model.fingerprint)
         if model
         else ModelInfo("", 0, ""),
-        disk_bytes=sum(map(_size, store.directory.rglob("*"))),
+        disk_bytes=directory_bytes(store.directory),
         problems=tuple(problems),
         dead_bytes=dead,
         committed=_iso(int(committed)) if committed else "",
@@ -97,6 +97,11 @@ def _checkpoint_problems(store: Store, model: StoredModel) -> list[Problem]:
         for known in store.checkpoints(model.id)[:1]
         if not is_there(store.directory, known)
     ]
+
+
+def directory_bytes(directory: Path) -> int:
+    """Bytes of all files of an index."""
+    return sum(map(_size, directory.rglob("*")))
 
 
 def _size(path: Path) -> int:

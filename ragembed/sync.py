@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ragembed.changes import Finished, Renamed, Touched, look
+from ragembed.changes import Finished, Renamed, Touched, Unchanged, look
 from ragembed.config import ChunkingConfig, IndexConfig, ScanConfig
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput, MassDelete
@@ -133,11 +133,12 @@ class Syncer:
         self._tally.renamed += len(pending.renamed)
         self._tally.removed += len(self._removable(target, pending.finished))
 
-    def _note(self, item: Touched | Renamed | Finished, pending: _Pending) -> None:
-        if isinstance(item, Touched):
+    def _note(self, item: Unchanged | Touched | Renamed | Finished, pending: _Pending) -> None:
+        if isinstance(item, Unchanged):
+            self._tally.unchanged += item.count
+        elif isinstance(item, Touched):
             self._tally.unchanged += 1
-            if item.facts is not None:
-                pending.touched.append(item)
+            pending.touched.append(item)
         elif isinstance(item, Renamed):
             pending.renamed.append(item)
         else:
@@ -187,8 +188,7 @@ class Syncer:
             for renamed in pending.renamed:
                 transaction.move_document(renamed.document.id, root_id, renamed.path, renamed.facts)
             for touched in pending.touched:
-                if touched.facts is not None:
-                    transaction.touch_document(touched.document.id, touched.facts)
+                transaction.touch_document(touched.document.id, touched.facts)
             transaction.put_skipped(root_id, subtree, pending.finished.skipped)
         self._tally.renamed += len(pending.renamed)
         self._tally.removed += len(gone)

@@ -267,6 +267,28 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class ReembedReport:
+    """What a change of model did. `passages` and `windows` are those read anew, `embedded` the windows
+    that went through the encoder; all are 0 where the other model's vectors were there already."""
+
+    model: str
+    previous: str
+    passages: int
+    windows: int
+    embedded: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What a compaction did: bytes of the index directory before and after, and vectors dropped."""
+
+    bytes_before: int
+    bytes_after: int
+    vectors: int
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """The outcome of `verify`: `ok` when no problem was found."""
 

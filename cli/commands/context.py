@@ -62,7 +62,7 @@ def command(
     """
     directory, empty = existing_index(settings)
     retrieval = RetrievalConfig(candidates=candidates)
-    with Corpus(directory, create=empty, retrieval=retrieval) as corpus:
+    with Corpus(directory, create=empty, roots=settings.roots, retrieval=retrieval) as corpus:
         result = corpus.context(
             question,
             max_tokens=max_tokens,

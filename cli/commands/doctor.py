@@ -12,8 +12,8 @@ import torch
 
 from ragembed.cli.options import Settings, as_json, common, find_index
 from ragembed.cli.text import name, style
+from ragembed.config import DEFAULT_MODEL
 from ragembed.corpus import Corpus
-from ragembed.encoder.checkpoint import DEFAULT_MODEL
 from ragembed.encoder.device import choose_device, choose_dtype
 from ragembed.encoder.linear import can_block
 from ragembed.encoder.model import PoolingEncoder

@@ -12,8 +12,7 @@ import click
 import numpy as np
 
 from ragembed.cli.options import Settings, common
-from ragembed.config import DType
-from ragembed.encoder.checkpoint import DEFAULT_MODEL
+from ragembed.config import DEFAULT_MODEL, DType
 from ragembed.encoder.inference import LongText
 from ragembed.encoder.model import PoolingEncoder
 from ragembed.encoder.quantization import Codes, to_binary

@@ -7,13 +7,20 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast, get_args
 
 import click
 
 from ragembed.cli.options import DATABASE, FOLDER, Settings, as_json, common, find_index
 from ragembed.cli.progress import Reporter
 from ragembed.cli.text import count, name, style
-from ragembed.config import ChunkingConfig, InferenceConfig, ScanConfig
+from ragembed.config import (
+    ChunkingConfig,
+    IndexConfig,
+    InferenceConfig,
+    ScanConfig,
+    VectorPrecision,
+)
 from ragembed.corpus import Corpus
 from ragembed.errors import MassDelete
 from ragembed.types import SyncReport, to_json
@@ -39,6 +46,17 @@ _SHOWN = 20
 @click.option("--dry-run", is_flag=True, help="Say what would happen and change nothing.")
 @click.option("--no-prune", is_flag=True, help="Keep documents whose files are gone.")
 @click.option("--allow-mass-delete", is_flag=True, help="Remove even most of a root's documents.")
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(VectorPrecision)),
+    help="Of the stored vectors, for a new index (float16).",
+)
+@click.option(
+    "--faiss",
+    default="",
+    metavar="FACTORY",
+    help="A FAISS factory string for a new index, such as HNSW32,SQ8; else chosen by size.",
+)
 @click.option("--verbose", "-v", is_flag=True, help="Name each document once it is committed.")
 @as_json
 @common
@@ -59,6 +77,8 @@ def command(
     dry_run: bool,
     no_prune: bool,
     allow_mass_delete: bool,
+    precision: str | None,
+    faiss: str,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -96,7 +116,16 @@ def command(
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))  # leaves no trace
         inference = InferenceConfig(device=device)
         corpus = stack.enter_context(
-            Corpus(place, model=model, chunking=chunking, inference=inference)
+            Corpus(
+                place,
+                model=model,
+                chunking=chunking,
+                inference=inference,
+                index=IndexConfig(
+                    precision=cast(VectorPrecision, precision or "float16"), faiss=faiss
+                ),
+                roots=settings.roots,
+            )
         )
         listener = stack.enter_context(Reporter(settings, verbose=verbose))
         try:

@@ -28,7 +28,7 @@ from ragembed.roots import relative
 def command(settings: Settings, why: str | None, skipped: bool, as_json: bool) -> int:
     """List documents, or say why a file is or is not indexed."""
     directory, empty = existing_index(settings)
-    with Corpus(directory, create=empty) as corpus:
+    with Corpus(directory, create=empty, roots=settings.roots) as corpus:
         known = corpus.roots()
         roots = {root.id: os.fsdecode(root.path) for root in known}
         if why is not None:

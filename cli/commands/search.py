@@ -40,7 +40,7 @@ def command(
     """
     directory, empty = existing_index(settings)
     retrieval = RetrievalConfig(candidates=candidates)
-    with Corpus(directory, create=empty, retrieval=retrieval) as corpus:
+    with Corpus(directory, create=empty, roots=settings.roots, retrieval=retrieval) as corpus:
         result = corpus.search(query, k=k, mode=cast(Mode, mode))
     if as_json:
         click.echo(json.dumps(to_json(result)))

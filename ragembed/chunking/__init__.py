@@ -8,5 +8,6 @@ windows.py     passages -> sliding windows that the encoder can read whole
 
 from ragembed.chunking.passages import chunk
 from ragembed.chunking.sentences import sentences
+from ragembed.chunking.windows import Reading, read
 
-__all__ = ["chunk", "sentences"]
+__all__ = ["Reading", "chunk", "read", "sentences"]

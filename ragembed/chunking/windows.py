@@ -64,6 +64,28 @@ class TokenTable:
         return np.asarray(np.maximum(tokens, by_length), dtype=np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How an encoder reads a text: its tokens, the unknown ones, its windows (offsets into the text)."""
+
+    tokens: int
+    unknown: int
+    windows: tuple[Window, ...]
+
+
+def read(texts: Sequence[str], tokenizer: Tokenizer, config: ChunkingConfig) -> list[Reading]:
+    """Cut passages that are there already into windows for another encoder."""
+    readings = []
+    for text in texts:
+        whole = Block(0, len(text), "paragraph")
+        table = TokenTable.of(text, [whole], tokenizer)
+        (windows,) = slide(text, [(0, len(text))], table, tokenizer, config)
+        readings.append(
+            Reading(table.count(0, len(text)), table.count_unknown(0, len(text)), windows)
+        )
+    return readings
+
+
 def slide(
     text: str,
     passages: Sequence[tuple[int, int]],

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from ragembed.config import EncoderConfig
+from ragembed.config import DEFAULT_MODEL, EncoderConfig
 from ragembed.encoder.families import FAMILIES, Unsupported, Weights, static
 from ragembed.encoder.layout import Layout, read_layout, read_object
 from ragembed.errors import InvalidInput, ModelError, ModelNotFound
@@ -24,7 +24,6 @@ from ragembed.tokenizer import HuggingFaceTokenizer
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
 # The default weights come as a Python package that holds nothing but data. It is located, never
 # imported, and its files are checked against what the model's authors published.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ragembed.config import DType, EncoderConfig, InferenceConfig
+from ragembed.config import DEFAULT_MODEL, DType, EncoderConfig, InferenceConfig
 from ragembed.encoder import checkpoint, save
 from ragembed.encoder.device import choose_device, choose_dtype
 from ragembed.encoder.embedding import FrontEnd
@@ -138,7 +138,7 @@ class PoolingEncoder(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path = checkpoint.DEFAULT_MODEL,
+        name: str | Path = DEFAULT_MODEL,
         *,
         device: str = "auto",
         dtype: DType = "auto",

@@ -55,6 +55,8 @@ class Rules:
 
     def verdict(self, path: str, is_folder: bool) -> Verdict | None:
         """What these patterns say about `path` (relative to the root), None if nothing."""
+        if not self.patterns:
+            return None
         inside = path[len(self.folder) + 1 :] if self.folder else path
         result = self.spec.check_file(inside + "/" if is_folder else inside)
         if result.include is None or result.index is None:

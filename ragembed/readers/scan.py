@@ -72,6 +72,9 @@ def _link_cause(root: bytes, path: bytes) -> tuple[str, str]:
     return "symlink", f"a symbolic link to {shown}; links are not followed"
 
 
+_KEEP = Verdict(False, "")
+
+
 class _Walker:
     """One walk: the settings that stay the same for every folder."""
 
@@ -79,8 +82,10 @@ class _Walker:
         self.root = os.path.realpath(os.fsencode(root))
         self.config = config
         self.protected = {os.path.realpath(os.fsencode(path)) for path in protect}
+        self.protects_files = not all(map(os.path.isdir, self.protected))
         self.include = ignore.option_rules(config.include, "--include") if config.include else None
         self.exclude = ignore.option_rules(config.exclude, "--exclude")
+        self.asked = self.include is not None or bool(self.exclude.patterns)
         self.files: list[ScannedFile] = []
         self.skipped: list[tuple[bytes, str, str]] = []
         self.unlisted: list[bytes] = []
@@ -92,6 +97,8 @@ class _Walker:
         """Whether `path` is left out; `rules` are the ignore files above it, outermost first."""
         if why := self.always_out(path, is_folder):
             return Verdict(True, why)
+        if not self.asked and not any(rule.patterns for rule in rules):
+            return _KEEP
         text = as_text(path)
         if (by_option := self.exclude.verdict(text, is_folder)) and by_option.ignored:
             return by_option
@@ -104,18 +111,19 @@ class _Walker:
             by_include = self.include.verdict(text, False)
             if by_include is None or not by_include.ignored:
                 return Verdict(True, "no --include pattern matches it")
-        return Verdict(False, "")
+        return _KEEP
 
     def always_out(self, path: bytes, is_folder: bool) -> str:
         """Why no pattern is asked about `path`, or ""."""
         name = path.rsplit(b"/", 1)[-1]
-        absolute = self.absolute(path)
-        if absolute in self.protected:
-            return "it is the index itself"
-        if is_folder and (what := ignore.built_in(name)):
-            return f"folders named {display(name)} hold {what}"
-        if is_folder and ignore.is_virtual_environment(absolute):
-            return "it is a virtual environment (it holds pyvenv.cfg)"
+        if is_folder or self.protects_files:  # building absolute paths is most of a scan's time
+            absolute = self.absolute(path)
+            if absolute in self.protected:
+                return "it is the index itself"
+            if is_folder and (what := ignore.built_in(name)):
+                return f"folders named {display(name)} hold {what}"
+            if is_folder and ignore.is_virtual_environment(absolute):
+                return "it is a virtual environment (it holds pyvenv.cfg)"
         if name.startswith(b".") and not self.config.hidden:
             return "its name starts with a dot; --hidden reads such files"
         return ""
@@ -132,7 +140,7 @@ class _Walker:
                 shown = display(folder)
                 return rules, Verdict(True, f"its folder {shown} is left out: {verdict.why}")
             rules += ignore.read_rules(self.absolute(folder), folder)
-        return rules, Verdict(False, "")
+        return rules, _KEEP
 
     def walk(self, start: bytes, rules: tuple[Rules, ...]) -> None:
         """List folder `start` and all below it; `rules` are those of the folders above it."""

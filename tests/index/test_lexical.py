@@ -118,14 +118,16 @@ def test_the_marker_moves_with_the_commit(tmp_path: Path) -> None:
     assert (empty.generation, empty.last_passage, empty.passages) == (0, 0, 0)
     fill(writer)
     assert empty.passages == 0  # what was taken stays as it was
-    reader = LexicalIndex.open(tmp_path).snapshot
-    assert (reader.generation, reader.last_passage, reader.passages) == (1, 5, 5)
+    reader = LexicalIndex.open(tmp_path)
+    before = reader.snapshot
+    assert (before.generation, before.last_passage, before.passages) == (1, 5, 5)
     for generation in range(2, 6):
         writer.apply(generation, 5, (), ())
-        assert (writer.generation, writer.passages) == (generation, 5)
-    assert reader.generation == 1
-    reader.reload()
-    assert (reader.generation, reader.last_passage, reader.passages) == (5, 5, 5)
+        assert (writer.snapshot.generation, writer.snapshot.passages) == (generation, 5)
+    assert reader.snapshot.generation == 1
+    after = reader.reload()
+    assert (after.generation, after.last_passage, after.passages) == (5, 5, 5)
+    assert before.generation == 1
     writer.close()
     assert ask(reader, "harbour") == [1, 2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from ragembed import Corpus, Document
+from ragembed.errors import IndexFailure
 from ragembed.index import checkpoint, commit, lookup, snapshot
 from ragembed.index.commit import Writer
 from ragembed.index.snapshot import Searcher, Snapshot
@@ -250,3 +252,81 @@ def test_the_vectors_are_not_loaded_again_for_nothing(
     monkeypatch.setattr(snapshot, "current_vectors", lambda *_: pytest.fail("built again"))
     filled.search("burrow", mode="dense")
     filled.search("burrow", mode="hybrid")
+
+
+def test_threads_share_one_corpus(corpus: Corpus, found: Callable[..., set[str]]) -> None:
+    """Each search sees one commit, whichever thread has looked at which commit before."""
+    corpus.add([Document(id="d0", text="round0 burrow")])
+    failures: list[BaseException] = []
+    stop = threading.Event()
+    looks = [0, 0, 0]
+
+    def ask(number: int) -> None:
+        try:
+            while not stop.is_set():
+                for mode in MODES:
+                    hits = corpus.search("burrow", k=100, mode=mode)  # type: ignore[arg-type]
+                    rounds = {int(hit.text.split()[0][5:]) for hit in hits}
+                    assert rounds == set(range(max(rounds) + 1)), rounds
+                looks[number] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for n in range(1, 25):
+        corpus.add([Document(id=f"d{n}", text=f"round{n} burrow")])
+    while min(looks) < 3 and not failures:
+        time.sleep(0.01)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(corpus._with_searcher()._idle) <= 2 * 3 + 1  # connections are used again
+
+
+def test_a_closed_searcher_says_so(filled: Corpus, directory: Path) -> None:
+    searcher = Searcher(directory)
+    searcher.close()
+    with pytest.raises(IndexFailure, match="has been closed"), searcher.snapshot():
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_is_told_not_to_search(filled: Corpus, directory: Path) -> None:
+    searcher = Searcher(directory)
+    with closing(searcher):
+        searcher._process += 1  # as if this were another process
+        with pytest.raises(IndexFailure, match="forked"), searcher.snapshot():
+            pass
+        searcher._process = os.getpid()
+
+
+def test_a_long_tail_is_exchanged_for_the_new_checkpoint(
+    corpus: Corpus, open_corpus: Callable[..., Corpus]
+) -> None:
+    corpus.add([Document(id=f"d{n}", text=f"word{n} burrow") for n in range(10)])
+    reader = open_corpus()
+    reader.search("burrow", mode="dense")
+    for n in range(10, 40):
+        corpus.add([Document(id=f"d{n}", text=f"word{n} burrow")])
+        reader.search("burrow", mode="dense")
+    view = reader._with_searcher()._view
+    assert view is not None and view.vectors.size == 40
+    assert view.vectors.tail <= 3 * commit.CHECKPOINT_SHARE * view.vectors.size
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [0, 1, 3, 20])
+def test_a_filter_equals_brute_force_on_the_documents(corpus: Corpus, mode: str, size: int) -> None:
+    """The texts share windows: a vector may belong to a document that does not count."""
+    corpus.add(
+        [Document(id=f"d{n}", text=f"burrow number {n % 7} of common words") for n in range(40)]
+    )
+    chosen = [document.id for document in corpus.documents()][5 : 5 + size]
+    hits = corpus.search("common burrow 3", k=1000, mode=mode, documents=chosen)  # type: ignore[arg-type]
+    assert {hit.document_id for hit in hits} <= set(chosen)
+    texts = {document.id: document.path.decode() for document in corpus.documents()}
+    places = {hit.path for hit in hits} | {place.path for hit in hits for place in hit.also}
+    assert places == {texts[id] for id in chosen}
