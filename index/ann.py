@@ -22,13 +22,21 @@ from ragembed.index.rows import StoredModel
 
 FLAT = "SQfp16"  # holds float16 as it is stored, in half of float32's memory
 FLAT_FLOAT32 = "Flat"
-FLAT_LIMIT = 100_000
+FLAT_LIMIT = 300_000  # a scan of so many takes about as long as encoding the query
 RESCORE = 4  # times k: how many inexact candidates are looked up and scored exactly
-_TRAINING_POINTS = 64  # vectors per list that k-means sees
+_TRAINING_POINTS = 40  # vectors per list that k-means sees
+_TRAINING_ROUNDS = 10
 _MOST_LISTS = 65_536
-_PROBED_SHARE = 1 / 32
-# With a filter that lets less than this share through, every list is looked into.
-_SMALL_SUBSET = 0.05
+# Lists looked into: about the same number at all sizes, and twice as many where many are wanted.
+_PROBES = 400
+_PROBED_SHARE = 0.05
+_MANY = 100
+# With a filter that lets less than this share through, every list is looked into, which is exact.
+_SMALL_SUBSET = 0.2
+# k-means no longer fits the vectors: lists are so uneven (1.3 to 1.5 after training), and so many are
+# new that training again is worth it.
+_UNEVEN = 3.0
+_GROWN = 1.2
 _GRAPH_EFFORT = 128  # efSearch of an HNSW that the user has asked for
 
 Parts = Callable[[], Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]]
@@ -68,7 +76,8 @@ class Segment:
         parameters = None
         if self.probes:
             lists = int(self.index.nlist)
-            probes = lists if share < _SMALL_SUBSET else min(lists, round(self.probes / share))
+            wanted = self.probes * (2 if k > _MANY else 1)
+            probes = lists if share < _SMALL_SUBSET else min(lists, round(wanted / share))
             parameters = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
         elif self.graph:
             effort = min(self.size, round(max(_GRAPH_EFFORT, k) / share))
@@ -117,8 +126,8 @@ def choose(vectors: int, model: StoredModel) -> str:
 
 
 def list_count(vectors: int) -> int:
-    """How many lists: about 4 times the root, in powers of two so that growth keeps them a while."""
-    return min(_MOST_LISTS, 1 << round(math.log2(4 * vectors**0.5)))
+    """How many lists: about 8 times the root, in powers of two so that growth keeps them a while."""
+    return min(_MOST_LISTS, 1 << round(math.log2(8 * vectors**0.5)))
 
 
 def check_factory(factory: str, dimension: int) -> None:
@@ -151,25 +160,32 @@ def build(model: StoredModel, kind: str, count: int, parts: Parts, before: Built
         parts: gives them, ids ascending, as often as it is called.
         before: an index of the same kind whose training may be used again; it is taken apart.
     """
-    trained = 0
     if before is not None and before.kind == kind and before.trained:
-        index, trained = before.segment.index, before.trained
+        index = before.segment.index
         index.reset()
-    else:
-        index = faiss.index_factory(model.dimension, kind, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            _train(index, _sample(parts, count, _training_size(index)))
-            trained = count
-        if isinstance(index, faiss.IndexIVFScalarQuantizer) and kind.endswith(",SQfp16"):
-            index.by_residual = False  # the stored float16 itself, not its distance to a centroid
+        segment = _filled(index, kind, model, parts)
+        uneven = float(index.invlists.imbalance_factor()) if segment.probes else 0.0
+        if uneven < _UNEVEN or count < _GROWN * before.trained:
+            return Built(segment, kind, before.trained)
+    trained = 0
+    index = faiss.index_factory(model.dimension, kind, faiss.METRIC_INNER_PRODUCT)
+    if not index.is_trained:
+        _train(index, _sample(parts, count, _training_size(index)))
+        trained = count
+    if isinstance(index, faiss.IndexIVFScalarQuantizer) and kind.endswith(",SQfp16"):
+        index.by_residual = False  # the stored float16 itself, not its distance to a centroid
+    return Built(_filled(index, kind, model, parts), kind, trained)
+
+
+def _filled(index: faiss.Index, kind: str, model: StoredModel, parts: Parts) -> Segment:
+    """A trained, empty index with all vectors."""
     lists = isinstance(index, faiss.IndexIVF)
     target = index if lists else faiss.IndexIDMap(index)
     last = 0
     for ids, vectors in parts():
         target.add_with_ids(vectors, np.ascontiguousarray(ids, dtype=np.int64))
         last = int(ids[-1])
-    segment = segment_of(target, kind, model, last, _probes(index) if lists else 0)
-    return Built(segment, kind, trained)
+    return segment_of(target, kind, model, last, _probes(index) if lists else 0)
 
 
 def segment_of(
@@ -202,7 +218,8 @@ def flat_segment(
 
 
 def _probes(index: faiss.Index) -> int:
-    return max(1, round(int(index.nlist) * _PROBED_SHARE))
+    lists = int(index.nlist)
+    return min(lists, max(_PROBES, round(lists * _PROBED_SHARE)))
 
 
 def _training_size(index: faiss.Index) -> int:
@@ -212,6 +229,7 @@ def _training_size(index: faiss.Index) -> int:
 
 def _train(index: faiss.Index, sample: NDArray[np.float32]) -> None:
     if isinstance(index, faiss.IndexIVF):
+        index.cp.niter = _TRAINING_ROUNDS
         index.cp.max_points_per_centroid = _TRAINING_POINTS
         index.cp.min_points_per_centroid = 1  # no warning for small indexes that were asked for
     index.train(sample)
