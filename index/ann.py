@@ -25,7 +25,7 @@ FLAT_FLOAT32 = "Flat"
 FLAT_LIMIT = 300_000  # a scan of so many takes about as long as encoding the query
 RESCORE = 4  # times k: how many inexact candidates are looked up and scored exactly
 _TRAINING_POINTS = 40  # vectors per list that k-means sees
-_TRAINING_ROUNDS = 10
+_TRAINING_ROUNDS = 8
 _MOST_LISTS = 65_536
 # Lists looked into: about the same number at all sizes, and twice as many where many are wanted.
 _PROBES = 400

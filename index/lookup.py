@@ -136,15 +136,25 @@ def vector_ids_of_documents(
     return np.array(sorted(found), dtype=np.int64)
 
 
-def passages_in(store: Store, document_ids: Collection[int]) -> set[int]:
-    """The passages of some documents."""
-    found: set[int] = set()
-    for part in parts(list(document_ids)):
+def document_vectors(store: Store, model_id: int) -> NDArray[np.int64]:
+    """Every pair of document id and vector id, (n, 2)."""
+    rows = store.connection.execute(
+        "SELECT p.document_id, w.vector_id FROM passage p JOIN window w ON w.passage_id = p.id "
+        "WHERE w.model_id = ?",
+        (model_id,),
+    ).fetchall()
+    return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def documents_of(store: Store, passage_ids: Collection[int]) -> dict[int, int]:
+    """The document of each of some passages."""
+    found: dict[int, int] = {}
+    for part in parts(list(passage_ids)):
         marks = ",".join("?" * len(part))
         rows = store.connection.execute(
-            f"SELECT id FROM passage WHERE document_id IN ({marks})", part
+            f"SELECT id, document_id FROM passage WHERE id IN ({marks})", part
         )
-        found.update(id for (id,) in rows)
+        found.update(rows.fetchall())
     return found
 
 

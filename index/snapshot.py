@@ -24,6 +24,7 @@ from ragembed.index.commit import CHECKPOINT_SHARE, Writer
 from ragembed.index.derive import current_vectors, follow, rebuild_lexical
 from ragembed.index.lexical import LexicalFailure, LexicalIndex, LexicalSnapshot
 from ragembed.index.rows import StoredModel
+from ragembed.index.scope import DocumentVectors
 from ragembed.index.store import Store
 from ragembed.index.vectors import MAX_K, VectorIndex
 
@@ -44,6 +45,7 @@ class _View:
     vectors: VectorIndex
     last_vector: int
     lexical: LexicalSnapshot
+    documents: DocumentVectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,9 +67,7 @@ class Snapshot:
 
     def vectors_of(self, documents: Sequence[int]) -> NDArray[np.int64]:
         """The vectors of some documents, (n,): what `nearest` may be confined to."""
-        if self.model is None:
-            return np.zeros(0, dtype=np.int64)
-        return lookup.vector_ids_of_documents(self.store, self.model.id, documents)
+        return self.view.documents.of(self.store, documents)
 
     def nearest(
         self, query: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None = None
@@ -223,7 +223,8 @@ class Searcher:
     ) -> _View:
         model = store.model()
         if model is None:
-            return _View(history, generation, None, VectorIndex(0), 0, lexical)
+            nothing = VectorIndex(0)
+            return _View(history, generation, None, nothing, 0, lexical, DocumentVectors(0))
         vectors = None
         if before is not None and (before.history, before.model) == (history, model):
             if before.generation >= store.floor:
@@ -234,7 +235,8 @@ class Searcher:
                 vectors = None
         if vectors is None:
             vectors = current_vectors(store, model)
-        return _View(history, generation, model, vectors, store.last_id("vector"), lexical)
+        last, documents = store.last_id("vector"), DocumentVectors(model.id)
+        return _View(history, generation, model, vectors, last, lexical, documents)
 
     def _outgrown(self, store: Store, model: StoredModel, vectors: VectorIndex) -> bool:
         """Whether a newer checkpoint has taken in a tail that has become long."""

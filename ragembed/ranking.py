@@ -88,13 +88,14 @@ class Ranking:
         if documents is not None:
             allowed = snapshot.vectors_of(tuple(documents))
             total = len(allowed)
-            inside = lookup.passages_in(snapshot.store, documents)
+            inside = set(documents)
         count = wanted * _WINDOWS_PER_PASSAGE
         while True:
             nearest = dict(snapshot.nearest(vector, min(count, MAX_WINDOWS), allowed))
             windows = lookup.windows_of_vectors(snapshot.store, list(nearest))
             if inside is not None:  # a vector may be shared with documents that do not count
-                windows = [window for window in windows if window.passage_id in inside]
+                of = lookup.documents_of(snapshot.store, {w.passage_id for w in windows})
+                windows = [window for window in windows if of.get(window.passage_id) in inside]
             best: dict[int, Candidate] = {}
             for window in windows:
                 _improve(
