@@ -34,6 +34,17 @@ COMMANDS = {
     "compact": ("ragembed.cli.commands.compact", "Give space back that nothing uses."),
     "reembed": ("ragembed.cli.commands.reembed", "Give the index another model, or go back."),
     "verify": ("ragembed.cli.commands.verify", "Check the index against itself."),
+    "repair": (
+        "ragembed.cli.commands.repair",
+        "Mend a damaged index, or save what is whole of it.",
+    ),
+    "backup": ("ragembed.cli.commands.backup", "Copy the index, while it is in use."),
+    "restore": ("ragembed.cli.commands.restore", "Make an index out of a backup."),
+    "export": (
+        "ragembed.cli.commands.export",
+        "Write documents and vectors as JSON lines and .npy.",
+    ),
+    "import": ("ragembed.cli.commands.import_", "Read what `ragembed export` wrote."),
     "doctor": (
         "ragembed.cli.commands.doctor",
         "Check the installation, the model and the machine.",

@@ -229,6 +229,11 @@ class Writer:
                     before = ann.Built(loaded.segments[0], kind, there[0].trained)
         return ann.build(model, kind, count, lambda: self.store.vectors(model), before)
 
+    def rebuild_lexical(self) -> None:
+        """Build tantivy's files anew, whatever they look like."""
+        self._close_lexical()
+        self.lexical = rebuild_on_disk(self.store)
+
     # -- space ---------------------------------------------------------------------------------
 
     def free_bytes(self) -> tuple[int, int]:
@@ -253,8 +258,7 @@ class Writer:
             transaction.drop_checkpoints(self._catalogued())
         with storage_errors(self.directory):
             self.sweep_files()
-            self._close_lexical()
-            self.lexical = rebuild_on_disk(self.store)
+            self.rebuild_lexical()
             model = self.store.model()
             if model is not None:
                 self.checkpoint(model, force=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,10 @@ _MARKER = ("marker", "generation")
 
 class LexicalFailure(Exception):
     """tantivy's files cannot be used; they are to be built again from the database."""
+
+
+class NoLexicalFiles(LexicalFailure):
+    """There are none: lost, or about to be built by a process that did not live to do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ class LexicalIndex:
         """Open checked files; raises LexicalFailure when there are none, or damaged ones."""
         path = directory / DIRECTORY
         if not (path / "meta.json").is_file():
-            raise LexicalFailure("there are no lexical files")
+            raise NoLexicalFiles("there are no lexical files")
         if damaged := damaged_files(path):
             raise LexicalFailure(f"{damaged[0]} is damaged")
         with _guarded():
@@ -165,7 +170,10 @@ class LexicalIndex:
     def create(cls, directory: Path) -> LexicalIndex:
         """Start anew on disk; whatever was there is dropped."""
         for old in directory.glob("lexical-*"):
-            shutil.rmtree(old)
+            # Out of the way at once: half a folder would look like damage after a crash.
+            trash = directory / f"lexical-{uuid.uuid4().hex}.old"
+            old.rename(trash)
+            shutil.rmtree(trash)
         path = directory / DIRECTORY
         path.mkdir(mode=PRIVATE_FOLDER)
         with _guarded():

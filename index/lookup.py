@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from ragembed.index.checksums import reading_crc, row_crc, vector_crc, window_crc
 from ragembed.index.rows import StoredModel, StoredPassage
-from ragembed.index.store import Store, heading_of, metadata_of, parts, vectors_from
+from ragembed.index.store import DOCUMENT_SAID, Store, heading_of, metadata_of, parts, vectors_from
 
 logger = logging.getLogger(__name__)
 
 _PASSAGE = (
     "SELECT p.id, p.document_id, p.position, p.start, p.end, p.first_line, p.last_line, p.page, "
-    "p.heading, p.text, p.crc, d.id, d.root_id, d.path, d.sha256, d.title, d.language, d.metadata, d.crc "
+    f"p.heading, p.text, p.crc, {', '.join('d.' + name for name in DOCUMENT_SAID.split(', '))}, d.crc "
     "FROM passage p JOIN document d ON d.id = p.document_id"
 )
 _SEE = "`ragembed verify` says more"
@@ -40,7 +40,7 @@ def passages(store: Store, passage_ids: Sequence[int]) -> dict[int, StoredPassag
     for part in parts(passage_ids):
         marks = ",".join("?" * len(part))
         for row in store.connection.execute(f"{_PASSAGE} WHERE p.id IN ({marks})", part):
-            if row_crc(*row[:10]) == row[10] and row_crc(*row[11:18]) == row[18]:
+            if row_crc(*row[:10]) == row[10] and row_crc(*row[11:25]) == row[25]:
                 found[row[0]] = _passage(row)
     if lost := len(set(passage_ids)) - len(found):
         logger.warning("%d passages are damaged and were left out; %s", lost, _SEE)
@@ -180,7 +180,8 @@ def unknown_shares(store: Store, model_id: int, passage_ids: Sequence[int]) -> d
 
 def _passage(row: tuple[Any, ...]) -> StoredPassage:
     id, document_id, _, start, end, first_line, last_line, page, heading, text = row[:10]
-    root_id, path, sha256, title, language, metadata = row[12:18]
+    root_id, path, sha256 = row[12:15]
+    language, title, metadata = row[21:24]
     return StoredPassage(
         id,
         document_id,

@@ -63,7 +63,9 @@ def _build_again(directory: Path, problems: Sequence[Problem]) -> set[Part]:
     for problem in problems:
         logger.info("building again: %s, %s", problem.kind, problem.where)
     parts = {part for problem in problems if (part := _part(problem)) is not None}
-    with Writer(directory) as writer:  # which builds lexical files again that do not fit
+    with Writer(directory) as writer:
+        if "lexical" in parts:
+            writer.rebuild_lexical()
         if "faiss" in parts:
             with writer.transaction() as transaction:
                 transaction.drop_checkpoints(

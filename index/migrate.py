@@ -51,7 +51,8 @@ _COPY_1 = (
     "row_crc(id, name, fingerprint, dimension, 'float16') FROM model_1",
     "INSERT INTO document SELECT id, root_id, path, sha256, size, mtime_ns, inode, checked_ns, format, "
     "encoding, language, title, metadata, replaced, passages, windows, tokens, unknown, "
-    "document_crc(id, root_id, path, sha256, title, language, metadata, crc) FROM document_1",
+    "document_crc(id, root_id, path, sha256, size, mtime_ns, inode, checked_ns, format, encoding, "
+    "language, title, metadata, replaced, crc) FROM document_1",
     "INSERT INTO source SELECT document_id, text FROM source_1",
     "INSERT INTO passage SELECT id, document_id, position, start, end, first_line, last_line, page, "
     "heading, text, passage_crc(id, document_id, position, start, end, first_line, last_line, page, "
@@ -81,7 +82,7 @@ def _from_1_to_2(connection: sqlite3.Connection) -> None:
         ("window_crc", 6, window_crc),
         ("vector_crc", 5, _vector_crc),
         ("passage_crc", 11, _passage_crc),
-        ("document_crc", 8, _document_crc),
+        ("document_crc", 15, _document_crc),
     ]
     for name, count, function in functions:
         connection.create_function(name, count, function, deterministic=True)
@@ -134,9 +135,10 @@ def _passage_crc(id: int, *columns: object) -> int:
     return row_crc(id, *said) if row_crc(*said) == old else NEVER
 
 
-def _document_crc(id: int, root: int | None, *columns: object) -> int:
+def _document_crc(*columns: object) -> int:
     *said, old = columns
-    return row_crc(id, root, *said) if row_crc(*said) == old else NEVER
+    path, sha256, language, title, metadata = said[2], said[3], said[10], said[11], said[12]
+    return row_crc(*said) if row_crc(path, sha256, title, language, metadata) == old else NEVER
 
 
 _STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1_to_2}

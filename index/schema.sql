@@ -46,7 +46,7 @@ CREATE TABLE document (
   windows INTEGER NOT NULL,       -- these three as the model in use reads it
   tokens INTEGER NOT NULL,
   unknown INTEGER NOT NULL,
-  crc INTEGER NOT NULL            -- of id, root, path, sha256, title, language and metadata
+  crc INTEGER NOT NULL            -- of all above but the four counts
 ) STRICT;
 CREATE UNIQUE INDEX document_path ON document (ifnull(root_id, 0), path);
 CREATE INDEX document_sha256 ON document (sha256);

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ragembed.errors import IndexFailure, IndexLocked, IndexVersionError, StorageError
+from ragembed.errors import IndexDamaged, IndexFailure, IndexLocked, IndexVersionError, StorageError
 from ragembed.index import ann, lookup, schema
 from ragembed.index.commit import CHECKPOINT_SHARE, Writer
 from ragembed.index.derive import current_vectors, follow, rebuild_lexical
@@ -98,15 +98,28 @@ class Snapshot:
 
         `documents` are the only documents whose passages may be found; None allows all.
         """
-        return self.view.lexical.search(terms, k, documents) if terms else []
+        with self._readable():
+            return self.view.lexical.search(terms, k, documents) if terms else []
 
     def match_scores(self, terms: Sequence[str], passage_ids: Sequence[int]) -> dict[int, float]:
         """BM25 of given passages; those without any of the terms are left out."""
-        return self.view.lexical.score(terms, passage_ids) if terms else {}
+        with self._readable():
+            return self.view.lexical.score(terms, passage_ids) if terms else {}
 
     def document_frequency(self, term: str) -> int:
         """Passages that hold a term."""
         return self.view.lexical.document_frequency(term)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """tantivy's files may have right checksums and yet not be where they belong."""
+        try:
+            yield
+        except LexicalFailure as error:
+            raise IndexDamaged(
+                f"the lexical files in {self.store.directory} cannot be read ({error}): `ragembed "
+                "repair` builds them again"
+            ) from error
 
 
 class Searcher:

@@ -28,6 +28,11 @@ _DOCUMENT = (
     "SELECT id, root_id, path, sha256, size, mtime_ns, inode, checked_ns, format, encoding, title, "
     "metadata, passages, windows, tokens, unknown FROM document"
 )
+# What the checksum of a document covers: all of its row but the counts.
+DOCUMENT_SAID = (
+    "id, root_id, path, sha256, size, mtime_ns, inode, checked_ns, format, encoding, language, title, "
+    "metadata, replaced"
+)
 _MODEL = "SELECT id, name, fingerprint, dimension, precision, crc FROM model"
 _UNREAD = "NOT EXISTS (SELECT 1 FROM reading r WHERE r.passage_id = p.id AND r.model_id = ?)"
 _PART = 900  # SQLite takes a limited number of parameters in one statement

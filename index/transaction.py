@@ -22,7 +22,7 @@ from ragembed.index.rows import (
     PassageReading,
     StoredModel,
 )
-from ragembed.index.store import PassageText, Store, stored_dtype
+from ragembed.index.store import DOCUMENT_SAID, PassageText, Store, stored_dtype
 from ragembed.index.vectors import check_vectors
 
 _KEPT_CHECKPOINTS = 2
@@ -210,15 +210,13 @@ class Transaction:
             self._delete_passages(replaces)
         id = self._new_id("document") if replaces is None else replaces
         metadata = json.dumps(row.metadata)
-        values = (
+        values: tuple[object, ...] = (
             id, row.root_id, row.path, row.facts.sha256, row.facts.size, row.facts.mtime_ns,
             row.facts.inode, row.facts.checked_ns, row.format, row.encoding, row.language, row.title,
             metadata, row.replaced, len(row.passages), sum(len(p.windows) for p in row.passages),
             sum(p.tokens for p in row.passages), sum(p.unknown for p in row.passages),
-            row_crc(
-                id, row.root_id, row.path, row.facts.sha256, row.title, row.language, metadata
-            ),
         )  # fmt: skip
+        values = (*values, row_crc(*values[:14]))
         columns = (
             "id, root_id, path, sha256, size, mtime_ns, inode, checked_ns, format, encoding, language, "
             "title, metadata, replaced, passages, windows, tokens, unknown, crc"
@@ -318,12 +316,8 @@ class Transaction:
         self, document_id: int, root_id: int | None, path: bytes, facts: FileFacts
     ) -> None:
         """The same content under another path."""
-        said = self._connection.execute(
-            "SELECT sha256, title, language, metadata FROM document WHERE id = ?", (document_id,)
-        ).fetchone()
         self._connection.execute(
-            "UPDATE document SET root_id = ?, path = ?, crc = ? WHERE id = ?",
-            (root_id, path, row_crc(document_id, root_id, path, *said), document_id),
+            "UPDATE document SET root_id = ?, path = ? WHERE id = ?", (root_id, path, document_id)
         )
         self.touch_document(document_id, facts)
 
@@ -332,6 +326,12 @@ class Transaction:
         self._connection.execute(
             "UPDATE document SET size = ?, mtime_ns = ?, inode = ?, checked_ns = ? WHERE id = ?",
             (facts.size, facts.mtime_ns, facts.inode, facts.checked_ns, document_id),
+        )
+        said = self._connection.execute(
+            f"SELECT {DOCUMENT_SAID} FROM document WHERE id = ?", (document_id,)
+        ).fetchone()
+        self._connection.execute(
+            "UPDATE document SET crc = ? WHERE id = ?", (row_crc(*said), document_id)
         )
 
     # -- the catalogue of FAISS files ----------------------------------------------------------

@@ -14,10 +14,18 @@ import numpy as np
 from ragembed.errors import IndexDamaged, IndexFailure
 from ragembed.index import checkpoint, lookup
 from ragembed.index.checksums import reading_crc, row_crc, vector_crc, window_crc
+from ragembed.index.derive import passage_terms
 from ragembed.index.disk import DATABASE
-from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex, damaged_files
+from ragembed.index.lexical import (
+    DIRECTORY,
+    LexicalFailure,
+    LexicalIndex,
+    LexicalSnapshot,
+    NoLexicalFiles,
+    damaged_files,
+)
 from ragembed.index.rows import Checkpoint, StoredDocument, StoredModel
-from ragembed.index.store import Store, stored_dtype
+from ragembed.index.store import DOCUMENT_SAID, Store, stored_dtype
 from ragembed.index.vectors import VectorIndex
 from ragembed.types import Problem
 
@@ -28,6 +36,8 @@ _AGAIN = "index the document's file again with `ragembed remove` and `ragembed i
 _SALVAGE = "restore a backup, or save what can be read with `ragembed repair --into NEW`"
 _SELF_SEARCHES = 1_000  # vectors that `deep` looks for, spread over all
 _SELF_TOLERANCE = 2e-3  # of a cosine of 1: float16 rounds
+_SELF_MATCHES = 200  # passages that are looked for by their own words, spread over all
+_SELF_WORDS = 32
 _LOSSY_DEPTH = 100  # how deep a vector may lie in its own result where FAISS quantises
 _LOSSY_MISSES = 0.05  # the share that graphs and quantised indexes may miss
 
@@ -53,13 +63,18 @@ def verify(directory: Path, depth: Depth = "default") -> list[Problem]:
     try:
         with store.snapshot():
             if depth == "quick":
-                return [*_settings(store), *_counts(store), *_files(store), *_lexical(store)]
+                return [
+                    *_settings(store),
+                    *_counts(store),
+                    *_files(store),
+                    *_lexical(store, sample=False),
+                ]
             problems = list(_database(store))
             if not problems:
                 problems = [*_settings(store), *_documents(store), *_vectors(store)]
             if not problems:
                 problems = list(_checkpoints(store, deep=depth == "deep"))
-            problems += _lexical(store)
+            problems += _lexical(store, sample=not problems)
         return problems
     except (IndexFailure, sqlite3.DatabaseError) as error:
         return [Problem("database", str(directory / DATABASE), str(error))]
@@ -133,8 +148,7 @@ def _documents(store: Store) -> Iterator[Problem]:
             yield Problem("text", name, str(error))
             continue
         *own, crc = store.connection.execute(
-            "SELECT id, root_id, path, sha256, title, language, metadata, crc FROM document "
-            "WHERE id = ?",
+            f"SELECT {DOCUMENT_SAID}, crc FROM document WHERE id = ?",
             (document.id,),
         ).fetchone()
         if row_crc(*own) != crc:
@@ -266,22 +280,39 @@ def _not_found(store: Store, model: StoredModel, index: VectorIndex) -> float:
     return share if index.exact or share > _LOSSY_MISSES else 0.0
 
 
-def _lexical(store: Store) -> list[Problem]:
+def _lexical(store: Store, *, sample: bool) -> list[Problem]:
     try:
         lexical = LexicalIndex.open(store.directory).snapshot
+    except NoLexicalFiles:
+        return []  # whoever opens the index next builds them
     except LexicalFailure as error:
-        if store.counts()[0] == 0:
-            return []
         path = store.directory / DIRECTORY
         if not os.access(path, os.W_OK) and not damaged_files(path):
             return []  # tantivy opens nothing on read-only media; the files themselves are sound
         return [Problem("lexical", f"{DIRECTORY}: {error}", _REBUILD)]
     if lexical.generation < store.generation:
         return []  # behind: whoever opens the index next catches up
+    where = ""
     if lexical.generation > store.generation:
         where = f"{DIRECTORY} is of commit {lexical.generation}, the database of {store.generation}"
-        return [Problem("lexical", where, _REBUILD)]
-    if lexical.passages != store.counts()[1]:
+    elif lexical.passages != store.counts()[1]:
         where = f"{DIRECTORY} holds {lexical.passages} of {store.counts()[1]} passages"
-        return [Problem("lexical", where, _REBUILD)]
-    return []
+    elif sample and (lost := _not_matched(store, lexical)):
+        where = f"{DIRECTORY} does not find {lost} of a sample of passages"
+    return [Problem("lexical", where, _REBUILD)] if where else []
+
+
+def _not_matched(store: Store, lexical: LexicalSnapshot) -> int:
+    """How many of a sample of passages tantivy does not find by their own words: its files carry
+    checksums, but nothing says that each is the one it is called."""
+    step = max(1, store.counts()[1] // _SELF_MATCHES)
+    lost = 0
+    for number, passage in enumerate(store.passage_texts()):
+        if number % step:
+            continue
+        words = sorted(set(passage_terms(passage).body))[:_SELF_WORDS]
+        try:
+            lost += bool(words) and passage.id not in lexical.score(words, [passage.id])
+        except LexicalFailure:
+            lost += 1
+    return lost

@@ -26,6 +26,7 @@ from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput, ModelMismatch
 from ragembed.index import schema
 from ragembed.index.lock import create_index
+from ragembed.index.salvage import RepairReport, repair
 from ragembed.index.rows import StoredDocument, StoredModel, StoredRoot
 from ragembed.index.snapshot import Searcher
 from ragembed.index.store import Store
@@ -243,6 +244,14 @@ class Corpus:
     def compact(self) -> CompactReport:
         """Give space back: vectors without windows, models that nothing goes back to, free pages."""
         return compact(self.directory)
+
+    def repair(self, into: str | Path | None = None) -> RepairReport:
+        """Mend derived files; save what is whole of a damaged database into a new index.
+
+        Raises:
+            IndexDamaged: the database is damaged, and `into` was not given or nothing can be read.
+        """
+        return repair(self.directory, None if into is None else Path(into))
 
     # -- reading -------------------------------------------------------------------------------
 

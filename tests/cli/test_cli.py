@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ragembed.cli.main import COMMANDS, run
+from ragembed.index.checksums import row_crc
 
 Result = tuple[int, str, str]
 
@@ -267,6 +268,9 @@ def test_damaged_derived_files(
         assert one["score"] == pytest.approx(other["score"], abs=0.02)
     (docs / "new.md").write_text("Something new.")
     assert ragembed_("index", "--quiet")[0] == 0
+    if (kind, harm) == ("faiss", "flip"):  # a run looks at sizes only
+        assert ragembed_("verify")[0] == 4
+        assert ragembed_("repair")[0] == 0
     assert ragembed_("verify")[0] == 0
 
 
@@ -297,7 +301,11 @@ def test_another_model_or_window_is_refused_with_the_command(
     code, _, err = ragembed_("index", "--window", "64")
     assert code == 1 and "ragembed index --index NEW" in err and str(docs) in err
     with sqlite3.connect(".ragembed/ragembed.db") as connection:
-        connection.execute("UPDATE model SET fingerprint = 'another', name = 'another-model'")
+        ((id, dimension),) = connection.execute("SELECT id, dimension FROM model").fetchall()
+        connection.execute(
+            "UPDATE model SET fingerprint = 'another', name = 'another-model', crc = ?",
+            (row_crc(id, "another-model", "another", dimension, "float16"),),
+        )
     connection.close()
     code, _, err = ragembed_("search", "--index", ".ragembed", "x")
     assert code == 1 and "another-model" in err
