@@ -43,7 +43,14 @@ from ragembed.index.disk import (
     sync_directory,
     sync_file,
 )
-from ragembed.index.lexical import DIRECTORY, LexicalFailure, LexicalIndex
+from ragembed.index.lexical import (
+    DIRECTORY,
+    LexicalFailure,
+    LexicalIndex,
+    Seal,
+    damaged_files,
+    named_files,
+)
 from ragembed.index.lock import writer_lock
 from ragembed.index.mend import Part, mend
 from ragembed.index.rows import Checkpoint
@@ -90,20 +97,21 @@ def backup(directory: Path, target: Path) -> BackupReport:
     """
     store = Store.open(directory)
     with closing(store), storage_errors(target), filling(target):
-        lexical = _copy_lexical(directory, target)
+        _copy_lexical(directory, target)
         draft = target / f"{DATABASE}.new"
         with store.snapshot(), ExitStack() as files:
             generation, documents = store.generation, store.counts()[0]
+            seal = store.lexical_seal()
             known = [file for model in store.models() for file in store.checkpoints(model.id)]
             # Opened now: a file that the writer drops meanwhile stays readable.
             streams = [(file, _opened(directory, file, files)) for file in known]
             with storage_errors(target):
                 _copy_database(store, draft)
-            copied = [file.file for file, stream in streams if _copied(target, file, stream)]
+                copied = [file.file for file, stream in streams if _copied(target, file, stream)]
         with storage_errors(target):
             _finish_database(draft, copied)
-        if lexical > generation:
-            shutil.rmtree(target / DIRECTORY)
+        if not _fits(target, generation, seal):
+            shutil.rmtree(target / DIRECTORY, ignore_errors=True)
         sync_directory(target)
         os.replace(draft, target / DATABASE)
         sync_directory(target)
@@ -112,36 +120,41 @@ def backup(directory: Path, target: Path) -> BackupReport:
     )
 
 
-def _copy_lexical(directory: Path, target: Path) -> int:
-    """tantivy's files, if a whole commit of them can be had; else they are built when first needed.
-
-    Returns the generation that they reflect, 0 without any.
-    """
+def _copy_lexical(directory: Path, target: Path) -> None:
+    """tantivy's files, if a whole commit of them can be had; else they are built when first needed."""
     source, copy = directory / DIRECTORY, target / DIRECTORY
     for _ in range(_TRIES):
         try:
             _copy_commit(source, copy)
-            generation = LexicalIndex.open(target).snapshot.generation
-            for lock in copy.glob(".*.lock"):
-                lock.unlink()
-            return generation
-        except (OSError, ValueError, LookupError, TypeError, LexicalFailure) as error:
+            if not (damaged := damaged_files(copy)):
+                return
+            logger.info("%s was not copied whole: %s", source, damaged[0])
+        except (OSError, LexicalFailure) as error:
             logger.info("%s was not copied whole: %s", source, error)
-            shutil.rmtree(copy, ignore_errors=True)
-    return 0
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def _fits(target: Path, generation: int, seal: Seal | None) -> bool:
+    """Whether tantivy's files can be brought up to a database's commit, or are of it."""
+    try:
+        lexical = LexicalIndex.open(target, seal)
+        for lock in (target / DIRECTORY).glob(".*.lock"):
+            lock.unlink()
+    except (OSError, LexicalFailure) as error:
+        logger.info("the lexical files are left out: %s", error)
+        return False
+    return lexical.snapshot.generation <= generation
 
 
 def _copy_commit(source: Path, copy: Path) -> None:
     """The files that tantivy's newest commit names; they never change once they are there."""
     copy.mkdir(mode=PRIVATE_FOLDER)
-    meta = (source / "meta.json").read_bytes()
+    copy_file(source / "meta.json", copy / "meta.json")
     names = ["meta.json"]
-    for segment in json.loads(meta)["segments"]:
-        for file in source.glob(segment["segment_id"].replace("-", "") + ".*"):
-            copy_file(file, copy / file.name)
-            names.append(file.name)
+    for file in named_files(source):
+        copy_file(file, copy / file.name)
+        names.append(file.name)
     write_file(copy / ".managed.json", json.dumps(names).encode())  # what tantivy may drop one day
-    write_file(copy / "meta.json", meta)
     sync_directory(copy)
 
 

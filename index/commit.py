@@ -18,9 +18,10 @@ from pathlib import Path
 from types import TracebackType
 
 from ragembed.index import ann, checkpoint, schema
+from ragembed.index.checksums import row_crc
 from ragembed.index.derive import current_lexical, rebuild_on_disk
 from ragembed.index.disk import storage_errors
-from ragembed.index.lexical import LexicalFailure
+from ragembed.index.lexical import LexicalFailure, Seal
 from ragembed.index.lock import PATIENCE, writer_lock
 from ragembed.index.migrate import migrate
 from ragembed.index.rows import Checkpoint, StoredModel
@@ -88,8 +89,20 @@ class Writer:
     def _close_lexical(self) -> None:
         try:
             self.lexical.close()
-        except LexicalFailure as error:
+            self._seal(self.lexical.seal())
+        except (LexicalFailure, OSError) as error:
             logger.warning("the lexical files will be built again: %s", error)
+        except sqlite3.Error as error:  # they are found to be whole by their checksums alone
+            logger.warning("what the lexical files are was not written down: %s", error)
+
+    def _seal(self, seal: Seal) -> None:
+        """Write down what tantivy's files are; no commit of its own, for nothing has changed."""
+        if self.store.lexical_seal() != seal:
+            value = f"{seal.generation} {seal.digest}"
+            self.store.connection.execute(
+                "INSERT OR REPLACE INTO setting VALUES ('lexical', ?, ?)",
+                (value, row_crc("lexical", value)),
+            )
 
     def sweep_files(self) -> None:
         """Drop what a crash may have left: files that no committed row names."""

@@ -61,7 +61,7 @@ def follow(
 def current_lexical(store: Store) -> LexicalIndex:
     """The lexical files, brought up to the store's generation or built anew; needs the lock."""
     try:
-        lexical = LexicalIndex.open(store.directory)
+        lexical = LexicalIndex.open(store.directory, store.lexical_seal())
         if catch_up(store, lexical):
             return lexical
         reason = "they do not fit the database"
@@ -77,7 +77,15 @@ def catch_up(store: Store, lexical: LexicalIndex) -> bool:
     with store.snapshot():
         generation, floor = store.generation, store.floor
         have = lexical.snapshot
-        if have.generation > generation or have.generation < floor:
+        if have.generation > generation:
+            logger.warning(
+                "the lexical files know of commit %d and the database only of %d: commits were lost, by "
+                "damage to its log or because an older database was put in its place",
+                have.generation,
+                generation,
+            )
+            return False
+        if have.generation < floor:
             return False
         if have.generation < generation:
             removed = store.deleted("passage", have.generation)
@@ -94,6 +102,8 @@ def rebuild_on_disk(store: Store) -> LexicalIndex:
             next tries again.
     """
     try:
+        # Until they are there, nothing is known of the new files.
+        store.connection.execute("DELETE FROM setting WHERE key = 'lexical'")
         return rebuild_lexical(store, LexicalIndex.create(store.directory))
     except (LexicalFailure, OSError) as error:
         raise StorageError(

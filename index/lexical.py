@@ -8,6 +8,7 @@ tantivy writes ends in a CRC-32 of its content, which is checked before the file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import struct
@@ -30,6 +31,7 @@ TITLE_BOOST = 0.15
 MAX_TERMS = 1024  # of a query, the first ones
 _FOOTER_MAGIC = 1337
 _SEGMENT_FILES = {".fast", ".fieldnorm", ".idx", ".store", ".term"}
+_FOOTER_BYTES = 256  # the end of a file, with its CRC-32 in it
 _HEAP = 64_000_000  # bytes tantivy may use before it writes a segment
 _MARKER = ("marker", "generation")
 
@@ -40,6 +42,14 @@ class LexicalFailure(Exception):
 
 class NoLexicalFiles(LexicalFailure):
     """There are none: lost, or about to be built by a process that did not live to do it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What tantivy's files were when the writer of a commit left them."""
+
+    generation: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +166,34 @@ class LexicalIndex:
         self.reload()
 
     @classmethod
-    def open(cls, directory: Path) -> LexicalIndex:
-        """Open checked files; raises LexicalFailure when there are none, or damaged ones."""
+    def open(cls, directory: Path, seal: Seal | None = None) -> LexicalIndex:
+        """Open checked files.
+
+        `seal` is what the files of a commit were when its writer left them.
+
+        Raises:
+            NoLexicalFiles: there are none.
+            LexicalFailure: one is damaged, or not the one that belongs under its name.
+        """
         path = directory / DIRECTORY
         if not (path / "meta.json").is_file():
             raise NoLexicalFiles("there are no lexical files")
         if damaged := damaged_files(path):
             raise LexicalFailure(f"{damaged[0]} is damaged")
         with _guarded():
-            return cls(tantivy.Index(_schema(), path=str(path)), path)
+            index = cls(tantivy.Index(_schema(), path=str(path)), path)
+        if seal and seal.generation == index.snapshot.generation and seal != index.seal():
+            raise LexicalFailure("the files are not those that were written")
+        return index
+
+    def seal(self) -> Seal:
+        """The newest commit's files, by name and checksum. Nothing but this says that a file of tantivy
+        is the one it is called."""
+        digest = hashlib.sha256()
+        if self._path is not None:
+            for file in named_files(self._path):
+                digest.update(file.name.encode() + file.read_bytes()[-_FOOTER_BYTES:])
+        return Seal(self.snapshot.generation, digest.hexdigest())
 
     @classmethod
     def create(cls, directory: Path) -> LexicalIndex:
@@ -230,36 +259,30 @@ class LexicalIndex:
             self.reload()
 
 
+def named_files(path: Path) -> list[Path]:
+    """The files of the newest commit, by name; raises LexicalFailure when that cannot be read."""
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        found = []
+        for segment in meta["segments"]:
+            name = segment["segment_id"].replace("-", "")
+            # A crash may leave a list of deletions that no commit names; tantivy never reads it.
+            deletes = segment["deletes"]
+            deletions = f"{name}.{deletes['opstamp']}.del" if deletes else ""
+            files = {file.name for file in path.glob(f"{name}.*") if file.suffix != ".del"}
+            files |= {f"{name}{suffix}" for suffix in _SEGMENT_FILES}
+            found += sorted(path / file for file in files | ({deletions} if deletions else set()))
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LexicalFailure("meta.json is damaged") from error
+
+
 def damaged_files(path: Path) -> list[str]:
     """Names of the files of the newest commit that are missing or do not match their CRC-32."""
     try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        segments = {
-            segment["segment_id"].replace("-", ""): segment["deletes"]
-            for segment in meta["segments"]
-        }
-        kept = {
-            segment: f"{segment}.{deletes['opstamp']}.del"
-            for segment, deletes in segments.items()
-            if deletes
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [file.name for file in named_files(path) if not _crc_matches(file)]
+    except LexicalFailure:
         return ["meta.json"]
-    damaged = []
-    for segment in segments:
-        deletions = kept.get(segment, "")
-        # A crash may leave a list of deletions that no commit names; tantivy never reads it.
-        files = [
-            file
-            for file in sorted(path.glob(f"{segment}.*"))
-            if file.suffix != ".del" or file.name == deletions
-        ]
-        if deletions and deletions not in {file.name for file in files}:
-            damaged.append(deletions)
-        if not _SEGMENT_FILES <= {file.suffix for file in files}:
-            damaged.append(f"{segment}.*")
-        damaged += [file.name for file in files if not _crc_matches(file)]
-    return damaged
 
 
 def _crc_matches(file: Path) -> bool:

@@ -23,7 +23,7 @@ from ragembed.index.copying import put_in_place, refuse_filled, staged
 from ragembed.index.disk import refuse_network, storage_errors
 from ragembed.index.lock import create_index
 from ragembed.index.mend import Part, damaged_database, mend
-from ragembed.index.rows import FileFacts, StoredModel
+from ragembed.index.rows import StoredModel
 from ragembed.index.scavenge import LeftBehind, scavenge
 from ragembed.index.store import Store, metadata_of
 from ragembed.index.transfer import (
@@ -155,10 +155,7 @@ class _Salvage:
             if row.root_id is None:
                 yield document
             elif row.root_id in new_ids:
-                # Times and inode have no checksum: without them the next sync reads the file again.
-                facts = FileFacts(row.facts.sha256, row.facts.size)
-                row = replace(row, root_id=new_ids[row.root_id], facts=facts)
-                yield replace(document, row=row)
+                yield replace(document, row=replace(row, root_id=new_ids[row.root_id]))
             else:
                 self.lost.append(self._name(row.root_id, row.path))
 

@@ -48,9 +48,7 @@ def _row(*row: Any) -> bool:  # noqa: ANN401 - damage can turn a column into any
 
 
 def _document(*row: Any) -> bool:  # noqa: ANN401
-    id, root_id, path, sha256 = row[:4]
-    language, title, metadata = row[10:13]
-    return bool(row_crc(id, root_id, path, sha256, title, language, metadata) == row[-1])
+    return bool(row_crc(*row[:14]) == row[-1])  # all but the counts
 
 
 def _any(*row: Any) -> bool:  # noqa: ANN401 - passages say whether a text is what it was

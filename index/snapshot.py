@@ -220,7 +220,7 @@ class Searcher:
                     return view
                 if view.generation > generation:
                     return None  # another thread has moved on; look at the newer commit, too
-            lexical = self._lexical_of(generation)
+            lexical = self._lexical_of(store, generation)
             if lexical is None:
                 return None
             self._view = self._next_view(store, history, generation, lexical, view)
@@ -261,12 +261,12 @@ class Searcher:
 
     # -- lexical -------------------------------------------------------------------------------
 
-    def _lexical_of(self, generation: int) -> LexicalSnapshot | None:
+    def _lexical_of(self, store: Store, generation: int) -> LexicalSnapshot | None:
         if self._in_memory and self._lexical and self._lexical.snapshot.generation != generation:
             self._lexical, self._in_memory = None, False  # the files may be of use again
         try:
             if self._lexical is None:
-                self._lexical = LexicalIndex.open(self.directory)
+                self._lexical = LexicalIndex.open(self.directory, store.lexical_seal())
             elif self._lexical.snapshot.generation != generation:
                 self._lexical.reload()
         except LexicalFailure as error:
@@ -281,7 +281,7 @@ class Searcher:
         if self._lexical is not None and not self._in_memory:
             time.sleep(_PAUSE)
             with self._refreshing:
-                if self._lexical_of(store.generation) is not None:
+                if self._lexical_of(store, store.generation) is not None:
                     return  # one of the two has moved on meanwhile
         try:
             with Writer(self.directory, patience=0.0):

@@ -20,6 +20,7 @@ from ragembed.errors import IndexDamaged
 from ragembed.index import schema
 from ragembed.index.checksums import row_crc, vector_crc
 from ragembed.index.disk import damage_message, storage_errors
+from ragembed.index.lexical import Seal
 from ragembed.index.rows import Checkpoint, FileFacts, StoredDocument, StoredModel, StoredRoot
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,14 @@ class Store:
         """Which line of generations this is; a restored or copied index goes on with its own."""
         return self.setting("history") or ""
 
+    def lexical_seal(self) -> Seal | None:
+        """What tantivy's files were when a writer last left them; None where that is not known."""
+        stored = self.setting("lexical")
+        if not stored:
+            return None
+        generation, _, digest = stored.partition(" ")
+        return Seal(int(generation), digest)
+
     def model(self) -> StoredModel | None:
         """The model whose vectors answer; None in an empty index."""
         current = self.setting("model")
@@ -175,8 +184,13 @@ class Store:
             found.append(StoredRoot(id, path, file, json.loads(scan)))
         return found
 
-    def documents(self, root_id: int | None = None, *, texts: bool = False) -> list[StoredDocument]:
-        """Documents by path: of one root, of all (neither argument), or the texts only."""
+    def documents(
+        self, root_id: int | None = None, *, texts: bool = False, checked: bool = False
+    ) -> list[StoredDocument]:
+        """Documents by path: of one root, of all (neither argument), or the texts only.
+
+        `checked` compares all checksums, and logs a warning where one does not fit.
+        """
         values: tuple[int, ...] = ()
         if texts:
             which = " WHERE root_id IS NULL ORDER BY path"
@@ -193,7 +207,19 @@ class Store:
             rows = self.connection.execute(_DOCUMENT + which, values).fetchall()
         finally:
             self.connection.text_factory = _lenient
+        if not all(map(_has_sound_types, rows)):
+            raise self.damaged("a row of the table document")
+        if checked:
+            self._check_documents()
         return [_document(row) for row in rows]
+
+    def _check_documents(self) -> None:
+        """Say how many documents' rows are not what was written."""
+        rows = self.connection.execute(f"SELECT {DOCUMENT_SAID}, crc FROM document")
+        if damaged := sum(row_crc(*said) != crc for *said, crc in rows):
+            logger.warning(
+                "the rows of %d documents are damaged; `ragembed verify` says more", damaged
+            )
 
     def skipped(self) -> list[tuple[int, bytes, str, str]]:
         """What the last sync of each root left out: root id, path, code, cause."""
@@ -345,6 +371,14 @@ def metadata_of(column: str) -> dict[str, Any]:
     except (TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+_TYPES = (bytes, bytes, int, int, int, int, str, str, str, str, int, int, int, int)
+
+
+def _has_sound_types(row: tuple[Any, ...]) -> bool:
+    """Whether a row of `_DOCUMENT` has columns of the right types; a zeroed page has none."""
+    return tuple(map(type, row[2:])) == _TYPES
 
 
 def _lenient(data: bytes) -> str:

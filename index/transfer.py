@@ -16,16 +16,14 @@ from ragembed.errors import IndexDamaged, InvalidInput
 from ragembed.index.checksums import reading_crc, row_crc, vector_crc, window_crc
 from ragembed.index.commit import Writer
 from ragembed.index.rows import DocumentRow, FileFacts, PassageRow, StoredModel, WindowRow
-from ragembed.index.store import Store, stored_dtype, vectors_from
+from ragembed.index.store import DOCUMENT_SAID, Store, stored_dtype, vectors_from
 from ragembed.index.vectors import check_vectors
 
 BATCH_DOCUMENTS = 256
 BATCH_WINDOWS = 4096
 
 _DOCUMENT = (
-    "SELECT id, root_id, path, sha256, title, language, metadata, crc, size, mtime_ns, inode, "
-    "checked_ns, replaced, passages, windows, tokens, unknown, format, encoding FROM document "
-    "WHERE id = ?"
+    f"SELECT {DOCUMENT_SAID}, passages, windows, tokens, unknown, crc FROM document WHERE id = ?"
 )
 _PASSAGES = (
     "SELECT id, document_id, position, start, end, first_line, last_line, page, heading, text, crc "
@@ -109,17 +107,14 @@ def _read(reading: _Reading) -> TransferredDocument:
     connection = reading.store.connection
     row = connection.execute(_DOCUMENT, (reading.id,)).fetchone()
     reading.require(row, "it is missing")
-    id, root_id, path, sha256, title, language, metadata, crc = row[:8]
+    *said, passage_count, window_count, tokens, unknown, crc = row
+    id, root_id, path, sha256, size, mtime_ns, inode, checked_ns, *words, metadata, replaced = said
     if isinstance(path, bytes):
         reading.name = display(path)
-    reading.require(row_crc(*row[:7]) == crc, "its row")
-    numbers, words = row[8:17], row[17:]
-    reading.require(all(isinstance(number, int) for number in numbers), "its figures")
-    reading.require(all(isinstance(word, str) for word in words), "its format or encoding")
+    reading.require(row_crc(*said) == crc, "its row")
     text = source_text(reading.store, id, reading.name)
     if root_id is None:
         reading.require(hashlib.sha256(text.encode()).digest() == sha256, "its text is another")
-    size, mtime_ns, inode, checked_ns, replaced, *due = numbers
     vectors: dict[bytes, NDArray[np.float32]] = {}
     passages = _passages(reading, text, vectors)
     found = [
@@ -128,15 +123,15 @@ def _read(reading: _Reading) -> TransferredDocument:
         sum(passage.tokens for passage in passages),
         sum(passage.unknown for passage in passages),
     ]
-    reading.require(
-        found == due, f"{found} passages, windows, tokens, unknown tokens; {due} are due"
-    )
+    due = [passage_count, window_count, tokens, unknown]
+    reading.require(found == due, f"{found} passages, windows, tokens, unknown; {due} are due")
+    format, encoding, language, title = words
     document = DocumentRow(
         root_id=root_id,
         path=path,
         facts=FileFacts(sha256, size, mtime_ns, inode, checked_ns),
-        format=words[0],
-        encoding=words[1],
+        format=format,
+        encoding=encoding,
         language=language,
         title=title,
         metadata=json.loads(metadata),

@@ -282,7 +282,7 @@ def _not_found(store: Store, model: StoredModel, index: VectorIndex) -> float:
 
 def _lexical(store: Store, *, sample: bool) -> list[Problem]:
     try:
-        lexical = LexicalIndex.open(store.directory).snapshot
+        lexical = LexicalIndex.open(store.directory, store.lexical_seal()).snapshot
     except NoLexicalFiles:
         return []  # whoever opens the index next builds them
     except LexicalFailure as error:

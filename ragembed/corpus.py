@@ -26,8 +26,8 @@ from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput, ModelMismatch
 from ragembed.index import schema
 from ragembed.index.lock import create_index
-from ragembed.index.salvage import RepairReport, repair
 from ragembed.index.rows import StoredDocument, StoredModel, StoredRoot
+from ragembed.index.salvage import RepairReport, repair
 from ragembed.index.snapshot import Searcher
 from ragembed.index.store import Store
 from ragembed.index.verify import Depth, verify
@@ -304,7 +304,7 @@ class Corpus:
     def documents(self) -> list[StoredDocument]:
         """All documents, by root and path."""
         with self._with_searcher().reading() as store:
-            return store.documents()
+            return store.documents(checked=True)
 
     def roots(self) -> list[StoredRoot]:
         """All roots, where they are now."""

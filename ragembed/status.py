@@ -101,7 +101,8 @@ def _checkpoint_problems(store: Store, model: StoredModel) -> list[Problem]:
 
 def directory_bytes(directory: Path) -> int:
     """Bytes of all files of an index."""
-    return sum(map(_size, directory.rglob("*")))
+    walk = os.walk(directory)  # passes over what it cannot list, or what a writer has just dropped
+    return sum(_size(Path(folder, name)) for folder, _, names in walk for name in names)
 
 
 def _size(path: Path) -> int:
