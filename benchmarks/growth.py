@@ -1,10 +1,10 @@
 """The index at 10,000, 100,000 and 1,000,000 windows: built, opened, asked, filtered.
 
-At least 100,000 of the vectors are MiniLM's of real windows, and all queries are real; what is missing
-to a million are those vectors with Gaussian noise (cosine to the original 0.8 on average). Rows go into
-the index through its own writer; encoding is not part of any figure. Each size is opened and asked in a
-process of its own, and everything that is compared runs alternately there. Exact scans are FAISS's
-IndexFlatIP (float32) and the scan of half precision that smaller indexes use.
+138,177 of the vectors are MiniLM's of real windows, in a random order, and all queries are real; what
+is missing to a million are those vectors with Gaussian noise (cosine to the original 0.8 on average).
+Rows go into the index through its own writer; encoding is not part of any figure. Each size is opened
+and asked in a process of its own, and everything that is compared runs alternately there. Exact scans
+are FAISS's IndexFlatIP (float32) and the scan of half precision that smaller indexes use.
 
     python benchmarks/growth.py --cache DIR [--sizes 10000,100000,1000000] [--queries 300]
 
@@ -19,15 +19,18 @@ import hashlib
 import json
 import math
 import os
+import random
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -41,9 +44,18 @@ from ragembed.index.rows import DocumentRow, FileFacts, PassageRow, WindowRow
 from ragembed.index.snapshot import Searcher, Snapshot
 
 DIMENSION = 384
-WORDS = 60  # of a window
+WORDS = 66  # of a window, at most
+FOLDERS = (
+    "awkward-formats",
+    "encodings",
+    "fastapi-de",
+    "fastapi-en",
+    "fastapi-zh",
+    "peps",
+    "rust-book",
+)
+PLAIN = (".html", ".txt", ".md", ".rst", ".xml", ".csv")
 PER_PASSAGE, PER_DOCUMENT = 2, 16  # windows
-REAL = 110_000
 COSINE = 0.8  # of a noisy copy to its original, on average
 SHARES = (0.001, 0.01, 0.1, 0.5)
 _DATA = Path(os.environ.get("RAGEMBED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -52,35 +64,69 @@ _DATA = Path(os.environ.get("RAGEMBED_DATA", Path(__file__).parents[2] / "shared
 # -- vectors ---------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[dict[str, str]]:
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+def _lines(name: str) -> Iterator[dict[str, Any]]:
+    with gzip.open(_DATA / name, "rt", encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
+def _sources() -> Iterator[str]:
+    """Judged sets, command pages and folders of documentation, one text each."""
+    for name in ("eval/scifact", "eval/nfcorpus", "eval/cranfield"):
+        for row in _lines(f"{name}/corpus.jsonl.gz"):
+            yield f"{row.get('title', '')}. {row['text']}"
+    for name in ("eval/xquad-en", "train/squad-train"):
+        for row in _lines(f"{name}/corpus.jsonl.gz"):
+            yield row["text"]
+    for row in _lines("train/tldr/pages.jsonl.gz"):
+        examples = " ".join(f"{what}: {how}" for what, how in row["examples"])
+        yield f"{row['cmd']}: {row['summary']} {examples}"
+    for name in FOLDERS:
+        yield from _files(name)
+
+
+def _files(name: str) -> Iterator[str]:
+    """The texts of a folder, those that are UTF-8."""
+    with tarfile.open(_DATA / "folders" / f"{name}.tar.gz") as archive:
+        for member in archive:
+            if not member.isfile() or member.size > 2_000_000:
+                continue
+            if name == "awkward-formats" and not member.name.endswith(PLAIN):
+                continue
+            file = archive.extractfile(member)
+            try:
+                text = file.read().decode() if file else ""
+            except UnicodeDecodeError:
+                continue
+            if "\0" not in text:
+                yield text
+
+
 def real_texts() -> list[str]:
-    """Windows of `WORDS` words of several judged sets, each text once."""
+    """Windows of about `WORDS` words, each text once."""
     found: dict[str, None] = {}
-    sources = [
-        f"eval/{name}/corpus.jsonl.gz" for name in ("scifact", "nfcorpus", "cranfield", "xquad-en")
-    ]
-    for name in (*sources, "train/squad-train/corpus.jsonl.gz", "train/tldr/pages.jsonl.gz"):
-        for row in _lines(_DATA / name):
-            words = " ".join(str(value) for value in row.values()).split()
-            for first in range(0, max(1, len(words) - WORDS // 2), WORDS // 2):
-                found[" ".join(words[first : first + WORDS])] = None
-    texts = list(found)
-    np.random.default_rng(1).shuffle(texts)  # type: ignore[arg-type]
-    return texts[:REAL]
+    for source in _sources():
+        words = source.split()
+        if len(words) < 8:
+            continue
+        count = math.ceil(len(words) / WORDS)
+        step = len(words) / count
+        for n in range(count):
+            found[" ".join(words[round(n * step) : round((n + 1) * step)])[:900]] = None
+    return list(found)
 
 
 def real_queries() -> list[str]:
-    queries = [
-        row["text"]
-        for name in ("eval/scifact", "eval/nfcorpus", "eval/cranfield", "train/squad-train")
-        for row in _lines(_DATA / name / "queries.jsonl.gz")
-    ]
-    np.random.default_rng(2).shuffle(queries)  # type: ignore[arg-type]
+    """Questions of the judged sets, mixed."""
+    names = (
+        "eval/scifact",
+        "eval/nfcorpus",
+        "eval/cranfield",
+        "eval/xquad-en",
+        "train/squad-train",
+    )
+    queries = [row["text"] for name in names for row in _lines(f"{name}/queries.jsonl.gz")]
+    random.Random(2).shuffle(queries)
     return queries[:2000]
 
 
@@ -95,18 +141,19 @@ def prepare(cache: Path) -> None:
     texts, queries = real_texts(), real_queries()
     print(f"encoding {len(texts):,} windows", file=sys.stderr)
     vectors = [
-        encoder.encode_document(texts[n : n + 4096], long="truncate")
+        encoder.encode_document(texts[n : n + 4096], long="mean")
         for n in range(0, len(texts), 4096)
     ]
     np.save(cache / "vectors.npy", np.concatenate(vectors).astype(np.float16))
     (cache / "texts.json").write_text(json.dumps(texts))
     (cache / "queries.json").write_text(json.dumps(queries))
-    np.save(cache / "queries.npy", encoder.encode_query(queries, long="truncate"))
+    np.save(cache / "queries.npy", encoder.encode_query(queries))
 
 
 def vectors_up_to(cache: Path, size: int) -> NDArray[np.float16]:
     """The first `size` vectors (size, d), unit length: real ones first, then noisy copies."""
     real = np.load(cache / "vectors.npy").astype(np.float32)
+    real = real[np.random.default_rng(4).permutation(len(real))]
     parts = [real[:size]]
     chance = np.random.default_rng(3)
     # Noise of length t at a right angle gives a cosine of 1 / sqrt(1 + t^2).
@@ -164,6 +211,7 @@ def build(directory: Path, cache: Path, size: int) -> dict[str, float]:
     """Fill an index; returns seconds: rows with tantivy, then FAISS."""
     vectors = vectors_up_to(cache, size).astype(np.float32)
     texts = json.loads((cache / "texts.json").read_text())
+    texts = [texts[n] for n in np.random.default_rng(4).permutation(len(texts))]
     create_index(directory)
     started = time.perf_counter()
     with Writer(directory) as writer:
