@@ -190,6 +190,17 @@ class Writer:
             return
         self._write_checkpoint(model, there, bad)
 
+    def compact_checkpoints(self, model: StoredModel) -> None:
+        """Leave one FAISS file of a model, without dead vectors."""
+        kept = self.store.checkpoints(model.id)
+        if not kept or self._stale(model, kept[0]) or not self._good(kept[0], model, thorough=True):
+            self.checkpoint(model, force=True)
+        older = [known.file for known in self.store.checkpoints(model.id)[1:]]
+        if older:
+            with self.transaction() as transaction:
+                transaction.drop_checkpoints(older)
+        self.sweep_files()
+
     def _good(self, known: Checkpoint, model: StoredModel, *, thorough: bool) -> bool:
         if thorough:
             return checkpoint.load(self.directory, known, model) is not None

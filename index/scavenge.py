@@ -1,8 +1,8 @@
 """The rows of a damaged database that can still be read, copied into a new one.
 
 Tables are read by their own key, never through an index: an index may be damaged where its table is
-not. Where a page cannot be read, reading goes on behind the ids that it held. A row that is not what was
-written (checksums.py) is left behind, so that it cannot take the place of one that is.
+not. Reading goes on behind a page that cannot be read. A row that is not what was written (checksums.py)
+is left behind, so that it cannot take the place of one that is.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from ragembed.index.disk import DATABASE
 
 logger = logging.getLogger(__name__)
 
-# So many ids in a row that cannot be read are the end of a table.
+# So many keys in a row that cannot be read are the end of a table.
 _PATIENCE = 1_000_000
-_SLACK = 1_000
+_GAP = 1_000  # keys in a row without a row: those up to the next one are passed over
+_HIGHEST = 2**63 - 1
 # Documents by id: what their rows say of root id and path.
 LeftBehind = dict[int, tuple[Any, bytes]]
 _SETTINGS = ("chunking", "faiss", "model")
@@ -97,8 +98,8 @@ def _copy_all(source: sqlite3.Connection, copy: sqlite3.Connection) -> LeftBehin
         left = 0
         if not _is_there(source, table):
             continue
-        for row in _readable(source, table):
-            if len(row) == table.columns and table.is_whole(*row) and _put(copy, table, marks, row):
+        for row, whole in _readable(source, table):
+            if whole and _put(copy, table, marks, row):
                 continue
             left += 1
             if table.name == "document" and isinstance(row[2], bytes):
@@ -136,50 +137,64 @@ def _setting(source: sqlite3.Connection, key: str) -> tuple[Any, ...] | None:
     return row if row is not None and _row(*row) else None
 
 
-def _readable(source: sqlite3.Connection, table: _Table) -> Iterator[tuple[Any, ...]]:
-    """A table's rows in the order of their key, but for those that cannot be read.
+def _readable(source: sqlite3.Connection, table: _Table) -> Iterator[tuple[tuple[Any, ...], bool]]:
+    """A table's rows, but for those that cannot be read, and whether each is whole.
 
-    Some may come twice.
+    All in one go where that succeeds; else each key is looked up by itself as well, for behind a page
+    that is damaged or in the place of another nothing can be told from the order of rows. Some rows
+    come twice then.
     """
-    name, key = table.name, table.key
-    after = 0
-    while True:
+    highest, last_seen = 0, 0
+    try:
+        in_order = True
+        for row in source.execute(f"SELECT * FROM {table.name} ORDER BY {table.key}"):
+            whole = len(row) == table.columns and table.is_whole(*row)
+            if isinstance(row[0], int):
+                in_order = in_order and row[0] >= last_seen
+                last_seen = row[0]
+                highest = max(highest, row[0]) if whole else highest
+            yield row, whole
+        if in_order:
+            return
+    except sqlite3.DatabaseError as error:
+        logger.warning("%s cannot be read in one go: %s", table.name, error)
+    for row in _one_by_one(source, table, _last_id(source, table, highest)):
+        yield row, len(row) == table.columns and table.is_whole(*row)
+
+
+def _one_by_one(source: sqlite3.Connection, table: _Table, last: int) -> Iterator[tuple[Any, ...]]:
+    """The rows of each key up to `last` that can be looked up."""
+    id, misses = 1, 0
+    while id <= last and misses < _PATIENCE:
         try:
-            for row in source.execute(
-                f"SELECT * FROM {name} WHERE {key} > ? ORDER BY {key}", (after,)
-            ):
-                if not isinstance(row[0], int) or row[0] < after:
-                    raise sqlite3.DatabaseError("its rows are out of order")
-                after = row[0]
-                yield row
-            return
-        except sqlite3.DatabaseError as error:
-            logger.warning("%s cannot be read behind %s %d: %s", name, key, after, error)
-        # Not all rows of the last key may have come. Then on to the first one that can be looked up.
-        found = None
-        for id in range(after, min(_last_id(source, table, after), after + _PATIENCE) + 1):
-            try:
-                yield from source.execute(f"SELECT * FROM {name} WHERE {key} = ?", (id,)).fetchall()
-            except sqlite3.DatabaseError:
-                continue
-            if id > after:
-                found = id
-                break
-        if found is None:
-            return
-        after = found
+            rows = source.execute(
+                f"SELECT * FROM {table.name} WHERE {table.key} = ?", (id,)
+            ).fetchall()
+            yield from rows
+            misses = 0 if rows else misses + 1
+            if misses >= _GAP:
+                (following,) = source.execute(
+                    f"SELECT min({table.key}) FROM {table.name} WHERE {table.key} > ?", (id,)
+                ).fetchone()
+                if following is None:
+                    return
+                id, misses = max(id, following - 1), 0
+        except sqlite3.DatabaseError:
+            misses += 1
+        id += 1
 
 
 def _last_id(source: sqlite3.Connection, table: _Table, known: int) -> int:
-    """The highest id that a table may have; a little more than is known where that is damaged."""
+    """The highest key that a table may have."""
     try:
         row = source.execute(
             "SELECT seq FROM sqlite_sequence WHERE name = ?", (table.owner,)
         ).fetchone()
     except sqlite3.DatabaseError:
         row = None
-    highest = row[0] if row is not None and isinstance(row[0], int) else _PATIENCE
-    return max(highest, known + _SLACK)
+    if row is None or not isinstance(row[0], int) or row[0] < known:
+        return _HIGHEST  # it is damaged
+    return row[0]
 
 
 # -- opening -----------------------------------------------------------------------------------

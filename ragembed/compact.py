@@ -22,7 +22,6 @@ def compact(directory: Path) -> CompactReport:
         vectors = writer.sweep_vectors()
         current = store.model()
         if current is not None:
-            writer.checkpoint(current, force=True)
-        writer.sweep_files()
+            writer.compact_checkpoints(current)
         writer.vacuum()
     return CompactReport(before, directory_bytes(directory), vectors)

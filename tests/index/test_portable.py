@@ -118,6 +118,8 @@ def test_what_is_exported_can_be_read_by_others(exported: Path) -> None:
     assert (header["format"], header["version"]) == ("ragembed-export", 1)
     assert vectors.dtype == np.float16 and vectors.shape == (header["vectors"], 16)
     assert header["documents"] == len(records)
+    places = [(-1 if r["root"] is None else r["root"], r["path"]) for r in records]
+    assert places == sorted(places)
     used = set()
     for record in records:
         for passage in record["passages"]:
@@ -237,9 +239,17 @@ def test_an_export_is_of_one_commit(
             writer.delete(["text"])
         added.append(count)
 
+    real = portable._write_documents
+
+    def late(*arguments: Any) -> Any:
+        writer.add([Document(id="aaa", text="Too late as well.")])
+        return real(*arguments)
+
+    monkeypatch.setattr(portable, "_write_documents", late)
     report = export_index(source, tmp_path / "out", step)
     paths = [record["path"] for record in lines(tmp_path / "out")]
-    assert "zzz" not in paths and "text" in paths and sum(added) == report.documents == len(paths)
+    assert not {"aaa", "zzz"} & set(paths) and "text" in paths
+    assert sum(added) == report.documents == len(paths)
 
 
 def test_an_import_that_dies_on_the_way_can_be_done_again(
