@@ -36,6 +36,7 @@ CHECKPOINT_SHARE = 0.1
 # and worth the trouble.
 FREE_SHARE = 0.3
 FREE_BYTES = 16 << 20
+_FOLDING_PATIENCE_MS = 100
 
 
 class Writer:
@@ -82,6 +83,8 @@ class Writer:
     def _fold_log(self) -> None:
         """Move the write-ahead log into the database, so that a copy of the file alone is whole."""
         try:
+            # A reader of an older commit keeps the log in use; it is folded in another time.
+            self.store.connection.execute(f"PRAGMA busy_timeout = {_FOLDING_PATIENCE_MS}")
             self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:  # the log stays; nothing is lost by that
             logger.warning("the write-ahead log was not folded in: %s", error)
@@ -269,6 +272,9 @@ class Writer:
         with storage_errors(self.directory):
             self.store.connection.execute("VACUUM")
             self._fold_log()
+            self.store.connection.execute(
+                f"PRAGMA busy_timeout = {int(1000 * schema.BUSY_TIMEOUT)}"
+            )
 
     def scrub(self) -> bool:
         """Leave nothing of deleted rows in any file: rewrite the database, tantivy's files and FAISS's.

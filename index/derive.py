@@ -78,12 +78,7 @@ def catch_up(store: Store, lexical: LexicalIndex) -> bool:
         generation, floor = store.generation, store.floor
         have = lexical.snapshot
         if have.generation > generation:
-            logger.warning(
-                "the lexical files know of commit %d and the database only of %d: commits were lost, by "
-                "damage to its log or because an older database was put in its place",
-                have.generation,
-                generation,
-            )
+            warn_of_lost_commits(have.generation, generation)
             return False
         if have.generation < floor:
             return False
@@ -92,6 +87,16 @@ def catch_up(store: Store, lexical: LexicalIndex) -> bool:
             added = [passage_terms(passage) for passage in store.passage_texts(have.last_passage)]
             lexical.apply(generation, store.last_id("passage"), added, removed)
         return lexical.snapshot.passages == store.counts()[1]
+
+
+def warn_of_lost_commits(known: int, stored: int) -> None:
+    """Say that derived files have seen more than the database holds."""
+    logger.warning(
+        "the lexical files know of commit %d and the database only of %d: commits were lost, by damage "
+        "to its log or because an older database was put in its place",
+        known,
+        stored,
+    )
 
 
 def rebuild_on_disk(store: Store) -> LexicalIndex:

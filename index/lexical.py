@@ -259,6 +259,16 @@ class LexicalIndex:
             self.reload()
 
 
+def peek(directory: Path) -> int:
+    """The commit that the files on disk are of, unchecked; 0 where that cannot be told."""
+    path = directory / DIRECTORY
+    try:
+        with _guarded():
+            return LexicalSnapshot(tantivy.Index(_schema(), path=str(path))).generation
+    except LexicalFailure:
+        return 0
+
+
 def named_files(path: Path) -> list[Path]:
     """The files of the newest commit, by name; raises LexicalFailure when that cannot be read."""
     try:

@@ -78,5 +78,4 @@ def _build_again(directory: Path, problems: Sequence[Problem]) -> set[Part]:
             model = writer.store.model()
             if model is not None:
                 writer.checkpoint(model, force=True)
-            writer.sweep_files()
     return parts

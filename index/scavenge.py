@@ -141,21 +141,16 @@ def _readable(source: sqlite3.Connection, table: _Table) -> Iterator[tuple[tuple
     """A table's rows, but for those that cannot be read, and whether each is whole.
 
     All in one go where that succeeds; else each key is looked up by itself as well, for behind a page
-    that is damaged or in the place of another nothing can be told from the order of rows. Some rows
-    come twice then.
+    that cannot be read nothing can be told from the order of rows. Some rows come twice then.
     """
-    highest, last_seen = 0, 0
+    highest = 0
     try:
-        in_order = True
         for row in source.execute(f"SELECT * FROM {table.name} ORDER BY {table.key}"):
             whole = len(row) == table.columns and table.is_whole(*row)
-            if isinstance(row[0], int):
-                in_order = in_order and row[0] >= last_seen
-                last_seen = row[0]
-                highest = max(highest, row[0]) if whole else highest
+            if whole:
+                highest = max(highest, row[0])
             yield row, whole
-        if in_order:
-            return
+        return
     except sqlite3.DatabaseError as error:
         logger.warning("%s cannot be read in one go: %s", table.name, error)
     for row in _one_by_one(source, table, _last_id(source, table, highest)):

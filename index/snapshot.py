@@ -21,8 +21,13 @@ from numpy.typing import NDArray
 from ragembed.errors import IndexDamaged, IndexFailure, IndexLocked, IndexVersionError, StorageError
 from ragembed.index import ann, lookup, schema
 from ragembed.index.commit import CHECKPOINT_SHARE, Writer
-from ragembed.index.derive import current_vectors, follow, rebuild_lexical
-from ragembed.index.lexical import LexicalFailure, LexicalIndex, LexicalSnapshot
+from ragembed.index.derive import (
+    current_vectors,
+    follow,
+    rebuild_lexical,
+    warn_of_lost_commits,
+)
+from ragembed.index.lexical import LexicalFailure, LexicalIndex, LexicalSnapshot, peek
 from ragembed.index.rows import StoredModel
 from ragembed.index.scope import DocumentVectors
 from ragembed.index.store import Store
@@ -138,7 +143,11 @@ class Searcher:
         self._closed = False
         if schema.stored_format(directory) != schema.FORMAT:
             self._migrate()
+        known = peek(directory)  # before the database is looked at, which is always ahead
         self._give_back(Store.open(directory))
+        with self.reading() as store:
+            if known > store.generation:
+                warn_of_lost_commits(known, store.generation)
 
     def close(self) -> None:
         """Release the files; snapshots that are still in use release theirs when they end."""

@@ -331,6 +331,33 @@ def test_a_rename_that_fails_leaves_the_old_index(
     assert list(directory.parent.glob("*replaced*")) == []
 
 
+@POSIX
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_gets_its_name_is_on_the_disk(
+    saved: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    place = directory if replace else directory.with_name("new")
+    synced: set[int] = set()
+    named: list[Path] = []
+    fsync, rename = os.fsync, os.rename
+
+    def remember(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def check(old: Path, new: Path) -> None:
+        if new == place and "new" in old.name:
+            assert {path.stat().st_ino for path in (old, *old.rglob("*"))} <= synced
+            synced.clear()
+            named.append(new)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    monkeypatch.setattr(os, "rename", check)
+    restore(saved, place, replace=replace)
+    assert named == [place] and place.parent.stat().st_ino in synced
+
+
 def test_an_index_in_use_by_a_writer_is_not_replaced(
     saved: Path, directory: Path, digest: Digest
 ) -> None:

@@ -192,7 +192,10 @@ def test_lexical_files_that_are_not_there_are_no_damage(long: Corpus, directory:
 
 
 def test_files_of_tantivy_that_have_changed_places_are_found(
-    long: Corpus, directory: Path, kinds: Callable[[Corpus], list[str]], put_bytes: Callable[..., None]
+    long: Corpus,
+    directory: Path,
+    kinds: Callable[[Corpus], list[str]],
+    put_bytes: Callable[..., None],
 ) -> None:
     """Their checksums fit, and their names are not covered by them."""
     long.add([Document(id="late", text="A late passage of other words.")])
@@ -272,3 +275,26 @@ def test_random_damage_to_the_database_is_never_served(
             assert problems
             continue
         assert problems or served == answers
+
+
+def test_commits_that_a_damaged_log_has_lost_are_told(
+    filled: Corpus,
+    directory: Path,
+    open_corpus: Callable[..., Corpus],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """SQLite takes a log for ended where it is damaged; tantivy has seen what was behind it."""
+    with filled.reading() as reader:  # an old commit in use keeps the log from being folded in
+        reader.counts()
+        filled.add([Document(id="late", text="A late passage.")])
+        copy = tmp_path / "copy"
+        shutil.copytree(directory, copy)
+    log = bytearray((copy / "ragembed.db-wal").read_bytes())
+    log[40] ^= 1
+    (copy / "ragembed.db-wal").write_bytes(bytes(log))
+    (copy / "ragembed.db-shm").unlink()
+    lost = open_corpus(copy)
+    assert "commits were lost" in caplog.text
+    assert "late" not in {document.path.decode() for document in lost.documents()}
+    assert lost.search("aardvark", mode="lexical")[0].path == "aardvark"
