@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from ragembed.errors import StorageError
 from ragembed.index import ann, checkpoint, schema
 from ragembed.index.checksums import row_crc
 from ragembed.index.derive import current_lexical, rebuild_on_disk
@@ -52,7 +53,6 @@ class Writer:
         """`patience` is how many seconds to wait for the lock."""
         self.directory = directory
         self._patience = patience
-        self._changed = False
 
     def __enter__(self) -> Writer:
         with ExitStack() as stack:
@@ -130,7 +130,6 @@ class Writer:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-            self._changed = True
             self._follow(transaction)
 
     def _follow(self, transaction: Transaction) -> None:
@@ -154,20 +153,18 @@ class Writer:
         model = self.store.model()
         if model is None:
             return
-        if self._changed or self._has_strays():
-            self.sweep_vectors()
+        self.sweep_vectors()
         self.checkpoint(model)
-        free, whole = self.free_bytes()
+        free, whole = page_bytes(self.store)
         if free >= FREE_BYTES and free >= FREE_SHARE * whole:
-            self.vacuum()
-
-    def _has_strays(self) -> bool:
-        row = self.store.connection.execute("SELECT 1 FROM stray LIMIT 1").fetchone()
-        return row is not None
+            try:
+                self.vacuum()
+            except StorageError as error:  # everything is committed; the space can wait
+                logger.warning("free pages were not given back: %s", error)
 
     def sweep_vectors(self) -> int:
         """Delete the vectors that no window uses any more; returns how many."""
-        if not self._has_strays():
+        if self.store.connection.execute("SELECT 1 FROM stray LIMIT 1").fetchone() is None:
             return 0
         with self.transaction() as transaction:
             return transaction.sweep_vectors()
@@ -262,10 +259,6 @@ class Writer:
         self.lexical = rebuild_on_disk(self.store)
 
     # -- space ---------------------------------------------------------------------------------
-
-    def free_bytes(self) -> tuple[int, int]:
-        """Bytes of free pages in the database, and of all its pages."""
-        return page_bytes(self.store)
 
     def vacuum(self) -> None:
         """Rewrite the database without free pages; needs as much space again while it runs."""
