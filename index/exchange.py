@@ -148,8 +148,11 @@ class VectorFile:
 
 def read_header(file: Path) -> Header:
     try:
-        with open(file, "rb") as stream:
-            content = stream.read(_LONGEST_HEADER)
+        if file.stat().st_size > _LONGEST_HEADER:
+            raise InvalidInput(
+                f"{file} has over {_LONGEST_HEADER:,} bytes; no export has that many"
+            )
+        content = file.read_bytes()
     except FileNotFoundError:
         raise InvalidInput(f"{file.parent} is no export: there is no {file.name} in it") from None
     try:

@@ -33,17 +33,12 @@ def writer_lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
     """
     path = directory / LOCK
     refuse_network(directory)
-    with storage_errors(directory):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    # Unbuffered: closing would try again to write what a full disk has refused, and raise once more.
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
-        deadline = time.monotonic() + patience
-        while not _locked(file):
-            if time.monotonic() >= deadline:
-                raise IndexLocked(
-                    f"another writer{_holder(path)} holds {path}; wait until it is done"
-                )
-            time.sleep(_PAUSE)
+    deadline = time.monotonic() + patience
+    while (file := _take(path, directory)) is None:
+        if time.monotonic() >= deadline:
+            raise IndexLocked(f"another writer{_holder(path)} holds {path}; wait until it is done")
+        time.sleep(_PAUSE)
+    with file:
         try:
             with storage_errors(directory):
                 file.truncate(0)
@@ -51,6 +46,31 @@ def writer_lock(directory: Path, patience: float = PATIENCE) -> Iterator[None]:
             yield
         finally:
             portalocker.unlock(file)
+
+
+def _take(path: Path, directory: Path) -> FileIO | None:
+    """The lock file, locked; None where somebody else holds it."""
+    with storage_errors(directory):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    # Unbuffered: closing would try again to write what a full disk has refused, and raise once more.
+    file = os.fdopen(descriptor, "r+b", buffering=0)
+    try:
+        if _locked(file) and _is_still(path, file):
+            return file
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def _is_still(path: Path, file: FileIO) -> bool:
+    """Whether an open file is the one under a path: the whole index may have been moved aside, and
+    another put in its place, between opening the file and getting its lock."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def create_index(directory: Path) -> None:

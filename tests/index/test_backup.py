@@ -27,7 +27,7 @@ from ragembed.errors import (
     StorageError,
 )
 from ragembed.index import backup as module
-from ragembed.index import schema
+from ragembed.index import lock, schema
 from ragembed.index.backup import backup, restore
 from ragembed.index.checksums import row_crc
 from ragembed.index.commit import Writer
@@ -431,6 +431,27 @@ def test_what_is_no_backup_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotAnIndex):
         restore(tmp_path / "some", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_lock_that_was_moved_aside_is_not_taken(
+    saved: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index is replaced between opening the lock file and locking it."""
+    real = lock._locked
+    seen = []
+
+    def late(file: Any) -> bool:
+        if not seen:
+            seen.append(file)
+            with monkeypatch.context() as patch:
+                patch.setattr(lock, "_locked", real)
+                restore(saved, directory, replace=True)
+        return real(file)
+
+    monkeypatch.setattr(lock, "_locked", late)
+    with Writer(directory), pytest.raises(IndexLocked):
+        with Writer(directory, patience=0.0):
+            pass
 
 
 def test_two_writers_cannot_meet_in_a_restored_index(saved: Path, directory: Path) -> None:
