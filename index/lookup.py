@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragembed.index.checksums import reading_crc, row_crc, vector_crc, window_crc
-from ragembed.index.rows import StoredModel, StoredPassage
-from ragembed.index.store import DOCUMENT_SAID, Store, heading_of, metadata_of, parts, vectors_from
+from ragembed.index.rows import StoredModel, StoredPassage, metadata_of
+from ragembed.index.store import DOCUMENT_SAID, Store, heading_of, parts, vectors_from
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ragembed.config import VectorPrecision
 
@@ -71,22 +72,47 @@ class DocumentRow:
     passages: tuple[PassageRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """A document as catalogued, without its text."""
+class StoredDocument(NamedTuple):
+    """A document as catalogued, without its text.
+
+    A row as SQLite gives it: a run on unchanged files makes one for each and looks at little of it.
+    """
 
     id: int
     root_id: int | None
     path: bytes
-    facts: FileFacts
+    sha256: bytes
+    size: int
+    mtime_ns: int
+    inode: int
+    checked_ns: int
     format: str
     encoding: str
     title: str
-    metadata: Mapping[str, Any]
+    metadata_json: str
     passages: int
     windows: int
     tokens: int
     unknown: int
+
+    @property
+    def facts(self) -> FileFacts:
+        """What tells whether its file has changed."""
+        return FileFacts(self.sha256, self.size, self.mtime_ns, self.inode, self.checked_ns)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """None where they are damaged, which the row's checksum says."""
+        return metadata_of(self.metadata_json)
+
+
+def metadata_of(column: str) -> Mapping[str, Any]:
+    """A document's metadata from its column; none where that is damaged."""
+    try:
+        found = json.loads(column)
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

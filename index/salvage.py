@@ -23,9 +23,9 @@ from ragembed.index.copying import put_in_place, refuse_filled, staged
 from ragembed.index.disk import refuse_network, storage_errors
 from ragembed.index.lock import create_index
 from ragembed.index.mend import Part, damaged_database, mend
-from ragembed.index.rows import StoredModel
+from ragembed.index.rows import StoredModel, metadata_of
 from ragembed.index.scavenge import LeftBehind, scavenge
-from ragembed.index.store import Store, metadata_of
+from ragembed.index.store import Store
 from ragembed.index.transfer import (
     TransferredDocument,
     display,

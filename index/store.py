@@ -21,7 +21,7 @@ from ragembed.index import schema
 from ragembed.index.checksums import row_crc, vector_crc
 from ragembed.index.disk import damage_message, storage_errors
 from ragembed.index.lexical import Seal
-from ragembed.index.rows import Checkpoint, FileFacts, StoredDocument, StoredModel, StoredRoot
+from ragembed.index.rows import Checkpoint, StoredDocument, StoredModel, StoredRoot
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class Store:
             raise self.damaged("a row of the table document")
         if checked:
             self._check_documents()
-        return [_document(row) for row in rows]
+        return list(map(StoredDocument._make, rows))
 
     def _check_documents(self) -> None:
         """Say how many documents' rows are not what was written."""
@@ -362,17 +362,6 @@ def heading_of(column: str) -> tuple[str, ...]:
         return ()
 
 
-def metadata_of(column: str) -> dict[str, Any]:
-    """A document's metadata; none where they are damaged, which its row's checksum says."""
-    if column == "{}":
-        return {}
-    try:
-        found = json.loads(column)
-    except (TypeError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 _TYPES = (bytes, bytes, int, int, int, int, str, str, str, str, int, int, int, int)
 
 
@@ -383,11 +372,3 @@ def _has_sound_types(row: tuple[Any, ...]) -> bool:
 
 def _lenient(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def _document(row: tuple[Any, ...]) -> StoredDocument:
-    id, root_id, path = row[:3]
-    format, encoding, title, metadata, *counts = row[8:]
-    return StoredDocument(
-        id, root_id, path, FileFacts(*row[3:8]), format, encoding, title, metadata_of(metadata), *counts
-    )  # fmt: skip

@@ -124,7 +124,7 @@ def look(
     with Sandbox() as sandbox:
         for file in found.files:
             stored = known.get(file.path)
-            if stored is not None and _surely_same(stored.facts, file):
+            if stored is not None and _surely_same(stored, file):
                 unchanged += 1
             else:
                 yield from _look_at(file, target, root_id, state, tokenizer, chunking, sandbox)
@@ -178,9 +178,13 @@ def _same_content(state: _Look, raw: RawFile, path: bytes) -> StoredDocument | N
     return None
 
 
-def _surely_same(facts: FileFacts, file: ScannedFile) -> bool:
-    same = (facts.size, facts.mtime_ns, facts.inode) == (file.size, file.mtime_ns, file.inode)
-    return same and facts.checked_ns - facts.mtime_ns > _DOUBT_NS
+def _surely_same(stored: StoredDocument, file: ScannedFile) -> bool:
+    return (
+        stored.size == file.size
+        and stored.mtime_ns == file.mtime_ns
+        and stored.inode == file.inode
+        and stored.checked_ns - stored.mtime_ns > _DOUBT_NS
+    )
 
 
 def _list(target: Target, protect: Sequence[str]) -> Scan:

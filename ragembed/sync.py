@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ragembed.changes import Finished, Renamed, Touched, Unchanged, look
@@ -221,7 +221,7 @@ def _documents(store: Store, target: Target) -> list[StoredDocument]:
     if target.root_id is not None:
         return store.documents(target.root_id)
     return [
-        replace(document, path=_path_in(target, inner.path, document.path))
+        document._replace(path=_path_in(target, inner.path, document.path))
         for inner in target.absorbs
         for document in store.documents(inner.id)
     ]

@@ -98,5 +98,8 @@ def unsupported_extension(path: bytes) -> str:
     >>> unsupported_extension(b"photo.JPG"), unsupported_extension(b"guide.md")
     ('jpg', '')
     """
-    extension = _name_and_extension(path)[1]
+    dot = path.rfind(b".")
+    if dot <= path.rfind(b"/") + 1:  # no dot, or a hidden file's first character
+        return ""
+    extension = path[dot + 1 :].decode("utf-8", "replace").lower()
     return extension if extension in _UNSUPPORTED_SET else ""

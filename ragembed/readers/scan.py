@@ -155,8 +155,11 @@ class _Walker:
                 self.skipped.append((folder, *os_cause(error)))
                 continue
             here = above
+            # Most folders are under no pattern; asking for each file then is most of a scan's time.
+            plain = not (self.asked or self.protects_files or any(r.patterns for r in here))
             if folder and any(name in ignore.IGNORE_FILES for name, _ in found):
                 here += ignore.read_rules(self.absolute(folder), folder)
+                plain = False
             for name, entry in found:
                 path = folder + b"/" + name if folder else name
                 try:
@@ -165,7 +168,10 @@ class _Walker:
                 except OSError as error:
                     self.skipped.append((path, *os_cause(error)))
                     continue
-                if self.verdict(path, is_folder, here).ignored:
+                if plain and not is_folder:
+                    if name.startswith(b".") and not self.config.hidden:
+                        continue
+                elif self.verdict(path, is_folder, here).ignored:
                     continue
                 if status is None:
                     pending.append((path, here))

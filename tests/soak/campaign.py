@@ -25,7 +25,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import faiss
-from plan import Place, Plan, embedder
+from basics import Place, embedder
+from plan import Plan
 from workloads import WORKLOADS, planned
 
 import ragembed

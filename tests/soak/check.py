@@ -19,7 +19,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from plan import CHUNKING, State, embedder
+from basics import mark_of, model_of, opened
+from plan import Expectation, State
+from traces import traces_of
 
 from ragembed import Corpus, Document
 
@@ -36,16 +38,29 @@ class Violation(AssertionError):
 class Case:
     """An index to be judged.
 
-    `states` may be stored; `dead` are marks that must not be found, unless they live in the state
-    that is. `create`: there may be no index yet. `spoilt`: kinds of problem that `verify` may report
-    at first, because a power cut may have left a derived file torn, or a full disk none.
+    `states` may be stored, each with the model in the same place of `models`; `dead` are marks that must
+    not be found, unless they live in the state that is. `create`: there may be no index yet. `spoilt`:
+    kinds of problem that `verify` may report at first, because a power cut may have left a derived file
+    torn, or a full disk none. Of the texts `purged` no file may hold anything, and of `purging` none
+    after the next writer, if they are not stored.
     """
 
     index: Path
     states: Sequence[State]
+    models: Sequence[str]
     dead: Sequence[str] = ()
     create: bool = False
     spoilt: frozenset[str] = frozenset()
+    purged: Sequence[str] = ()
+    purging: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, index: Path, due: Expectation, spoilt: frozenset[str] | None = None) -> Case:
+        """What a plan expects of an index; `spoilt` in place of the plan's own."""
+        return cls(
+            index, due.states, due.models, due.dead, due.new,
+            due.spoilt if spoilt is None else spoilt, due.purged, due.purging,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +82,25 @@ def judge(case: Case) -> tuple[int, list[str]]:
     Raises:
         Violation: a promise does not hold.
     """
-    with closing(_opened(case.index, case.create)) as corpus:
+    _purged(case.index, case.purged)
+    with closing(opened(case.index, create=case.create)) as corpus:
         reported = sorted({problem.kind for problem in corpus.verify().problems})
         if set(reported) - case.spoilt:
             raise Violation(f"verify: {corpus.verify().problems[:5]}")
-        found = _stored_state(corpus, case.states)
+        found = _stored_state(corpus, case.states, case.models)
         state = case.states[found]
         _search(corpus, state, case.dead)
     # What a crash left must not stand in the way of the next writer.
     text = f"{_JUDGES_OWN}word {_JUDGES_OWN}filler."
-    with closing(_opened(case.index, False)) as corpus:
+    with closing(opened(case.index, create=False)) as corpus:
         corpus.add([Document(id=_JUDGES_OWN, text=text)])
         after = {**state, _JUDGES_OWN: text}
-        _stored_state(corpus, [after])
+        _stored_state(corpus, [after], [case.models[found]])
         if problems := corpus.verify().problems:
             raise Violation(f"verify after one more text: {problems[:5]}")
         _search(corpus, after, case.dead)
+    gone = [text for text in case.purging if text not in state.values()]
+    _purged(case.index, [*case.purged, *gone])
     return found, reported
 
 
@@ -148,12 +166,15 @@ def _be_judge(cases: Sequence[Case], pipe: int, errors: Path) -> None:
         os._exit(72)
 
 
-def _opened(index: Path, create: bool) -> Corpus:
-    return Corpus(index, create=create, encoder=embedder(), chunking=CHUNKING)
+def _purged(index: Path, texts: Sequence[str]) -> None:
+    """Nothing may be left of a text in any file."""
+    for text in texts:
+        if left := traces_of(text, index):
+            raise Violation(f"{mark_of(text)} was purged, and there is {left[:5]}")
 
 
-def _stored_state(corpus: Corpus, states: Sequence[State]) -> int:
-    """Which of the states is stored, every text compared in full."""
+def _stored_state(corpus: Corpus, states: Sequence[State], models: Sequence[str]) -> int:
+    """Which of the states is stored with its model, every text compared in full."""
     with corpus.reading() as store:
         documents = store.documents()
         stored = {d.path.decode(): store.source_text(d.id) for d in documents}
@@ -163,11 +184,13 @@ def _stored_state(corpus: Corpus, states: Sequence[State]) -> int:
         text = stored[document.path.decode()]
         if document.facts.sha256 != hashlib.sha256(text.encode()).digest():
             raise Violation(f"{document.path!r} has the hash of another text")
-    for number, state in enumerate(states):
-        if stored == state:
+    answers = model_of(corpus)
+    for number, (state, model) in enumerate(zip(states, models, strict=True)):
+        if stored == state and answers in ((model, "") if not state else (model,)):
             return number
     raise Violation(
-        f"stored is {_outline(stored)}, and due is one of {[_outline(state) for state in states]}"
+        f"stored is {_outline(stored)} with the model {answers!r}, and due is one of "
+        f"{[_outline(state) for state in states]} with {models}"
     )
 
 
@@ -179,13 +202,16 @@ def _search(corpus: Corpus, state: State, dead: Sequence[str]) -> None:
 
 def _search_words(corpus: Corpus, state: State, dead: Sequence[str]) -> None:
     for path, text in state.items():
-        mark = text.split()[0]
+        mark = mark_of(text)
         hits = corpus.search(mark, k=10, mode="lexical")
-        if [hit.path for hit in hits] != [path] or hits[0].also:
+        due = [path] * (1 if text.startswith(mark) else max(1, len(hits)))  # an old text repeats it
+        if [hit.path for hit in hits] != due or any(hit.also for hit in hits):
             raise Violation(f"{mark} of {path} is found in {[hit.path for hit in hits]}")
-        if hits[0].start != 0 or text[: hits[0].end] != hits[0].text:
-            raise Violation(f"{mark} of {path} is found with the text {hits[0].text!r}")
-    alive = {text.split()[0] for text in state.values()}
+        for hit in hits:
+            first = hit.start == 0 or not text.startswith(mark)
+            if not first or mark not in hit.text or text[hit.start : hit.end] != hit.text:
+                raise Violation(f"{mark} of {path} is found with the text {hit.text!r}")
+    alive = {mark_of(text) for text in state.values()}
     for mark in set(dead) - alive:
         if hits := corpus.search(mark, k=10, mode="lexical"):
             raise Violation(f"{mark} is dead and is found in {[hit.path for hit in hits]}")
@@ -217,4 +243,4 @@ def _search_vectors(corpus: Corpus, state: State) -> None:
 
 
 def _outline(state: State) -> dict[str, str]:
-    return {path: text.split()[0] for path, text in sorted(state.items())}
+    return {path: mark_of(text) for path, text in sorted(state.items())}

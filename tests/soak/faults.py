@@ -105,7 +105,7 @@ def run(
     due = plan.after(outcome.reported)
     # A disk that stays full may leave no room for tantivy's files: reported, and answers are right.
     spoilt = due.spoilt | ({"lexical"} if fault is not None and fault.sticky else set())
-    return outcome, Case(place.index, due.states, due.dead, due.new, spoilt)
+    return outcome, Case.of(place.index, due, spoilt)
 
 
 def trial(templates: Templates, name: str, fault: Fault, tally: Tally, plant: bool) -> str:

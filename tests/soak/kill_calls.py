@@ -57,8 +57,7 @@ def run(templates: Templates, name: str, number: int | None) -> tuple[tracer.Out
         report=(reading, writing),
         errors=place.home / "errors",
     )
-    due = plan.after(outcome.reported)
-    return outcome, Case(place.index, due.states, due.dead, due.new, due.spoilt)
+    return outcome, Case.of(place.index, plan.after(outcome.reported))
 
 
 def length(templates: Templates, name: str) -> int:

@@ -22,12 +22,13 @@ import shutil
 import signal
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from basics import Place, embedder
 from campaign import Clock, Result
 from check import Case, judged
-from plan import Place, Plan, State, embedder
+from plan import Plan, State
 from tracer import thread_count
 
 _STEPS = 60  # more than a worker lives to do
@@ -179,8 +180,9 @@ def trial(run: Run, tally: Tally, plant: bool) -> str:
     shutil.copytree(run.place.store, copy)
     if plant and run.born:
         campaign.forget_a_document(copy / "index")
-    dead = due.dead + run.buried[-20:]
-    case = Case(copy / "index", due.states, dead, not run.born, due.spoilt)
+    case = replace(
+        Case.of(copy / "index", due), dead=due.dead + run.buried[-20:], create=not run.born
+    )
     (verdict,) = judged([case], run.place.home / "judge")
     if verdict.violation:
         return f"trial {tally.trials}, killed after {life:.4f} s, {reported[-30:]!r}: {verdict.violation}"

@@ -4,6 +4,8 @@ A plan is a list of steps, each with the states it passes through, one for each 
 comes before `plan.begin()` is done once, into a template that every trial copies. A state is what the
 index holds, as path or id -> text. Every text begins with a word that no other text has, its mark.
 
+A state goes with the model that answers in it, by its fingerprint.
+
 A step acknowledges each state it has reached with a line to a pipe, after the call that commits it
 has returned (or `Corpus.sync` has called its listener). After a crash the index has to be in the
 last acknowledged state or in one that the step in flight passes through.
@@ -11,67 +13,24 @@ last acknowledged state or in one that the step in flight passes through.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from ragembed import Corpus, Document
-from ragembed.config import ChunkingConfig
+from basics import FIRST, FORMAT_1, FORMATS, Place, embedder, mark_of, model_of, opened
+
+from ragembed import Corpus, Document, reembed
 from ragembed.errors import RagembedError
+from ragembed.index import commit
 from ragembed.indexer import Progress
 
 State = dict[str, str]
-CHUNKING = ChunkingConfig(passage=32, window=8, overlap=2)
 CLEAN_ERROR = 3  # exit code of a child that met an error of the library's own
 _TRIES = 2  # of a step that ends with such an error
-
-
-@cache
-def embedder() -> Any:
-    """The embedder of tests/doubles.py, one for all: its tokenizer takes a moment to load."""
-    path = Path(__file__).parents[1] / "doubles.py"
-    spec = importlib.util.spec_from_file_location("doubles", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.FakeEmbedder()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a run works. `store` holds the index and nothing else, and is what tracers watch."""
-
-    home: Path
-
-    @property
-    def store(self) -> Path:
-        return self.home / "store"
-
-    @property
-    def index(self) -> Path:
-        return self.home / "store" / "index"
-
-    @property
-    def files(self) -> Path:
-        return self.home / "files"
-
-    def clear(self) -> None:
-        """An empty place."""
-        shutil.rmtree(self.home, ignore_errors=True)
-        self.store.mkdir(parents=True)
-        self.files.mkdir()
-
-    def become(self, template: Path) -> None:
-        """The same as a place that was set aside."""
-        shutil.rmtree(self.home, ignore_errors=True)
-        shutil.copytree(template, self.home)
 
 
 class Bench:
@@ -86,9 +45,7 @@ class Bench:
     @property
     def corpus(self) -> Corpus:
         if self._corpus is None:
-            self._corpus = Corpus(
-                self.place.index, create=self.create, encoder=embedder(), chunking=CHUNKING
-            )
+            self._corpus = opened(self.place.index, create=self.create)
         return self._corpus
 
     def close(self) -> None:
@@ -109,36 +66,48 @@ class Bench:
 class Step:
     """`run` gets a bench, and a function that takes the number of a stage that is reached.
 
-    `spoilt` are kinds of problem that `verify` is right to report while the step is in flight, because
-    the plan itself has removed a derived file.
+    `model` answers once the last stage is reached. `spoilt` are kinds of problem that `verify` is right
+    to report while the step is in flight, because the plan itself has removed a derived file. `purges`
+    are texts of which nothing is left in any file afterwards.
     """
 
     name: str
     run: Callable[[Bench, Callable[[int], None]], object]
     stages: tuple[State, ...]
+    model: str
     spoilt: frozenset[str] = frozenset()
+    purges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What may be found after some acknowledgements: one of `states`, the acknowledged one first, and
-    no mark of `dead`; `new`: not even the index itself has been acknowledged."""
+    """What may be found after some acknowledgements: one of `states`, the acknowledged one first, each
+    with its model, and no mark of `dead`; `new`: not even the index itself has been acknowledged. Of
+    the texts `purged` nothing may be left, and of `purging` nothing once the next writer is done, if
+    they are not stored."""
 
     states: list[State]
+    models: list[str]
     dead: list[str]
     acknowledged: int
     new: bool
     spoilt: frozenset[str]
+    purged: tuple[str, ...] = ()
+    purging: tuple[str, ...] = ()
 
 
 class Plan:
     """The steps of a workload, and the state after each."""
 
-    def __init__(self, state: State | None = None, files: State | None = None) -> None:
-        """`state` is what the index holds and `files` what the folder holds at the beginning."""
+    def __init__(
+        self, state: State | None = None, files: State | None = None, model: str = FIRST
+    ) -> None:
+        """`state` is what the index holds and `files` what the folder holds at the beginning; `model`
+        answers then."""
         self.steps: list[Step] = []
         self.start = dict(state or {})
         self.state = dict(self.start)
+        self.model = self.start_model = model
         self.files = dict(files or {})
         self.begun = 0
         self.serial = 0
@@ -151,7 +120,7 @@ class Plan:
     def begin(self) -> None:
         """What follows is the run; what came before makes the template."""
         self.begun = len(self.steps)
-        self.start = dict(self.state)
+        self.start, self.start_model = dict(self.state), self.model
 
     def text(self, words: int) -> str:
         """A new text with a mark of its own; 40 words make several passages."""
@@ -245,9 +214,79 @@ class Plan:
 
     def search(self) -> None:
         """Ask; whatever is behind is brought up to date by that."""
-        query = next(iter(self.state.values()), "nothing").split()[0]
+        query = mark_of(next(iter(self.state.values()), "nothing"))
         self.step("search", lambda bench: bench.corpus.search(query, k=3, mode="lexical"))
         self.spoilt = frozenset()
+
+    def reembed(self, model: str) -> None:
+        """Another model for the index, built in many commits of which only the last one shows."""
+
+        def run(bench: Bench, _: Callable[[int], None]) -> None:
+            reembed._BATCH = 2
+            bench.corpus.reembed(encoder=embedder(model))
+
+        self.model = model
+        self._put(f"reembed {model}", run, [self.state])
+
+    def rollback(self, model: str) -> None:
+        """Back to the model before; done again it would be forth."""
+
+        def run(bench: Bench, _: Callable[[int], None]) -> None:
+            reembed._BATCH = 2
+            if model_of(bench.corpus) != model:
+                bench.corpus.rollback(encoder=embedder(model))
+
+        self.model = model
+        self._put(f"rollback to {model}", run, [self.state])
+
+    def forget_models(self) -> None:
+        """Drop the vectors of every model but the one that answers."""
+        self.step("forget models", lambda bench: bench.corpus.forget_models())
+
+    def compact(self) -> None:
+        """Give space back."""
+        self.step("compact", lambda bench: bench.corpus.compact())
+
+    def free_pages(self, limit: int) -> None:
+        """From here on a writer rewrites a database that has so many bytes of free pages."""
+
+        def run(_: Bench) -> None:
+            commit.FREE_BYTES = limit
+
+        self.step(f"free pages {limit}", run)
+
+    def purge(self, *ids: str) -> None:
+        """Remove texts so that nothing is left of them. Tried again, there may be nothing to remove:
+        then whoever writes next finishes what was begun."""
+        left = {id: text for id, text in self.state.items() if id not in ids}
+
+        def run(bench: Bench, _: Callable[[int], None]) -> None:
+            stored = {document.path.decode() for document in bench.corpus.documents()}
+            if known := [id for id in ids if id in stored]:
+                bench.corpus.remove(known, purge=True)
+            else:
+                bench.corpus.delete(())
+
+        gone = tuple(text for id, text in self.state.items() if id in ids)
+        before, self.spoilt = self.spoilt, frozenset({"lexical"})  # these files are built again
+        self._put(f"purge {' '.join(ids)}", run, [left], gone)
+        self.spoilt = before
+
+    def unpack(self, version: int) -> None:
+        """An index as an older format had it."""
+
+        def run(bench: Bench) -> None:
+            with tarfile.open(FORMATS / f"format-{version}.tar.gz") as archive:
+                if hasattr(tarfile, "data_filter"):
+                    archive.extractall(bench.place.store, filter="data")
+                else:  # Python 3.10 before its security releases
+                    archive.extractall(bench.place.store)
+
+        self.texts += FORMAT_1.values()
+        self.spoilt = frozenset(
+            {"lexical"}
+        )  # its lexical files are of another kind, until they are built
+        self.step(f"unpack format {version}", run, FORMAT_1)
 
     def reopen(self) -> None:
         """Close the index; the next step opens it again."""
@@ -266,10 +305,14 @@ class Plan:
         self.step("lose the lexical files", run)
 
     def _put(
-        self, name: str, run: Callable[[Bench, Callable[[int], None]], object], stages: Any
+        self,
+        name: str,
+        run: Callable[[Bench, Callable[[int], None]], object],
+        stages: Any,
+        purges: tuple[str, ...] = (),
     ) -> None:
         states = tuple(dict(stage) for stage in stages)
-        self.steps.append(Step(name, run, states, self.spoilt))
+        self.steps.append(Step(name, run, states, self.model, self.spoilt, purges))
         self.state = dict(self.steps[-1].stages[-1])
 
     # -- carrying it out -----------------------------------------------------------------------
@@ -307,26 +350,43 @@ class Plan:
         pairs = [tuple(map(int, line.split())) for line in lines if not line.startswith(b"!")]
         number, stage = pairs[-1] if pairs else (self.begun - 1, -1)
         if stage < 0:
-            states = [self.start]
+            states = [(self.start, self.start_model)]
         else:
-            states = list(self.steps[number].stages[stage:])
-        spoilt = self.spoilt
+            states = self._reached(number, stage)
+        spoilt, purging = self.spoilt, tuple[str, ...]()
+        done = number + 1
         if stage >= 0 and stage < len(self.steps[number].stages) - 1:
-            spoilt = self.steps[number].spoilt
-        elif number + 1 < len(self.steps):
-            states += self.steps[number + 1].stages
-            spoilt = self.steps[number + 1].spoilt
-        new = not (pairs or self.begun or self.start)
-        return Expectation(_distinct(states), self._dead(states[0]), len(pairs), new, spoilt)
+            done = number
+        elif done < len(self.steps):
+            states += self._reached(done, 0)
+        if done < len(self.steps):
+            spoilt, purging = self.steps[done].spoilt, self.steps[done].purges
+        states = _distinct(states)
+        return Expectation(
+            states=[state for state, _ in states],
+            models=[model for _, model in states],
+            dead=self._dead(states[0][0]),
+            acknowledged=len(pairs),
+            new=not (pairs or self.begun or self.start),
+            spoilt=spoilt,
+            purged=tuple(text for step in self.steps[:done] for text in step.purges),
+            purging=purging,
+        )
+
+    def _reached(self, number: int, stage: int) -> list[tuple[State, str]]:
+        """The states of a step from a stage on. Only the last can have another model than the one
+        before, and no step that changes the model has more than one."""
+        step = self.steps[number]
+        return [(state, step.model) for state in step.stages[stage:]]
 
     def _dead(self, state: State) -> list[str]:
         """The marks of texts that are not in a state, and must not be found."""
         alive = set(state.values())
-        return [text.split()[0] for text in self.texts if text not in alive]
+        return [mark_of(text) for text in self.texts if text not in alive]
 
 
-def _distinct(states: list[State]) -> list[State]:
-    found: list[State] = []
+def _distinct(states: list[tuple[State, str]]) -> list[tuple[State, str]]:
+    found: list[tuple[State, str]] = []
     for state in states:
         if state not in found:
             found.append(state)

@@ -125,7 +125,7 @@ class Campaign:
         self._serial += 1
         place = self.folder / "states" / str(self._serial)
         write_out(contents, place)
-        self._cases.append(Case(place / "index", due.states, due.dead, due.new, _TORN))
+        self._cases.append(Case.of(place / "index", due, _TORN))
         call = recording.calls[number - 1] if number else None
         last = describe(call, str(recording.place)) if call else "nothing"
         self._about.append(f"{recording.name}, cut after call {number} ({last}), {place.name}")

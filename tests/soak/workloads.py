@@ -3,17 +3,18 @@
 Another one is one more function (see plan.py; `step` takes the states it passes through):
 
     @workload
-    def compact(plan: Plan) -> None:
+    def status(plan: Plan) -> None:
         plan.add("a", "b")
         plan.begin()
         plan.delete("a")
-        plan.step("compact", lambda bench: bench.corpus.compact())
+        plan.step("status", lambda bench: bench.corpus.status())
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from basics import FIRST, SECOND
 from plan import Plan
 
 WORKLOADS: dict[str, Callable[[Plan], None]] = {}
@@ -99,3 +100,63 @@ def reopen(plan: Plan) -> None:
     plan.reopen()
     plan.add("c", words=20)
     plan.search()
+
+
+@workload
+def reembed(plan: Plan) -> None:
+    """Another model, and back again; both are kept, then one of them goes."""
+    plan.add("a", "b", words=20)
+    plan.add("c", "d")
+    plan.begin()
+    plan.reembed(SECOND)
+    plan.add("e", "a")
+    plan.delete("c")
+    plan.rollback(FIRST)
+    plan.add("f", words=20)
+    plan.forget_models()
+    plan.reembed(SECOND)
+    plan.reopen()
+    plan.delete("b")
+
+
+@workload
+def compact(plan: Plan) -> None:
+    """Much comes and goes, and its space is given back, on demand and by itself."""
+    plan.add("a", "b", "c", "d", words=40)
+    plan.add("a", "b", words=40)
+    plan.begin()
+    plan.delete("c")
+    plan.compact()
+    plan.add("e", "b", words=20)
+    plan.delete("a", "d")
+    plan.compact()
+    plan.free_pages(4096)
+    plan.add("f", "g", "h", words=40)
+    plan.delete("f", "g", "h")
+    plan.add("a")
+    plan.compact()
+
+
+@workload
+def purge(plan: Plan) -> None:
+    """Texts are removed so that nothing is left of them, at last all there are."""
+    plan.add("a", "b", "c", words=3)
+    plan.add("d", words=40)
+    plan.begin()
+    plan.purge("a")
+    plan.add("b", "e")
+    plan.purge("b", "d")
+    plan.purge("c", "e")
+    plan.add("a")
+
+
+@workload
+def migrate(plan: Plan) -> None:
+    """An index of format 1 is opened and gone on with."""
+    plan.unpack(1)
+    plan.begin()
+    plan.step("open", lambda bench: bench.corpus)
+    plan.search()
+    plan.add("a", "faq-1")
+    plan.delete("faq-3")
+    plan.add("b", words=40)
