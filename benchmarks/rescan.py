@@ -31,7 +31,9 @@ class Words:
     def encode_query(self, texts: Sequence[str]) -> NDArray[np.float32]:
         seeds = [int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "little") for t in texts]
         rows = np.stack([np.random.default_rng(s).standard_normal(64) for s in seeds])
-        unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f4")
+        unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(
+            "f4"
+        )
         return unit
 
     encode_document = encode_query

@@ -21,7 +21,7 @@ from ragembed.errors import StorageError
 from ragembed.index import ann, checkpoint, schema
 from ragembed.index.checksums import row_crc
 from ragembed.index.derive import current_lexical, rebuild_on_disk
-from ragembed.index.disk import storage_errors
+from ragembed.index.disk import storage_errors, sync_directory
 from ragembed.index.lexical import LexicalFailure, Seal
 from ragembed.index.lock import PATIENCE, writer_lock
 from ragembed.index.migrate import migrate
@@ -293,6 +293,8 @@ class Writer:
                 "next writer, or `ragembed compact`, finishes the purge"
             )
             return False
+        with storage_errors(self.directory):
+            sync_directory(self.directory)  # a power cut must not bring a removed file back
         with self.transaction() as transaction:
             transaction.unset("purge")
         return True

@@ -268,9 +268,7 @@ class Plan:
                 bench.corpus.delete(())
 
         gone = tuple(text for id, text in self.state.items() if id in ids)
-        before, self.spoilt = self.spoilt, frozenset({"lexical"})  # these files are built again
         self._put(f"purge {' '.join(ids)}", run, [left], gone)
-        self.spoilt = before
 
     def unpack(self, version: int) -> None:
         """An index as an older format had it."""
