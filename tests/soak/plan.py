@@ -281,9 +281,6 @@ class Plan:
                     archive.extractall(bench.place.store)
 
         self.texts += FORMAT_1.values()
-        self.spoilt = frozenset(
-            {"lexical"}
-        )  # its lexical files are of another kind, until they are built
         self.step(f"unpack format {version}", run, FORMAT_1)
 
     def reopen(self) -> None:
