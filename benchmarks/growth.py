@@ -6,7 +6,8 @@ Rows go into the index through its own writer; encoding is not part of any figur
 and asked in a process of its own, and everything that is compared runs alternately there. Exact scans
 are FAISS's IndexFlatIP (float32) and the scan of half precision that smaller indexes use.
 
-    python benchmarks/growth.py --cache DIR [--sizes 10000,100000,1000000] [--queries 300]
+    python benchmarks/growth.py --cache DIR [--sizes 10000,100000,1000000] [--log docs/growth.jsonl]
+    python benchmarks/growth.py --table docs/growth.jsonl
 
 `--cache` keeps the encoded vectors; RAGEMBED_DATA (else ../shared/data) has the texts.
 """
@@ -427,16 +428,69 @@ def exponents(rows: list[dict[str, object]]) -> dict[str, float]:
     }
 
 
+def table(path: Path) -> str:
+    """The lines of a log, the newest of each size, as tables for docs/reliability.md."""
+    newest = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        newest[row["windows"]] = row
+    rows = [newest[size] for size in sorted(newest)]
+    lines = ["| | " + " | ".join(f"{row['windows']:,}" for row in rows) + " |"]
+    lines.append("|---|" + "--:|" * len(rows))
+    figures: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+        ("FAISS index", lambda r: f"`{r['answers']['kind']}`"),
+        ("rows and tantivy, s", lambda r: f"{r['build']['rows_s']:,.1f}"),
+        ("FAISS, training included, s", lambda r: f"{r['build']['faiss_s']:,.1f}"),
+        ("database, MB", lambda r: f"{r['disk_mb']['database']:,.0f}"),
+        ("FAISS file, MB", lambda r: f"{r['disk_mb']['faiss']:,.0f}"),
+        ("tantivy, MB", lambda r: f"{r['disk_mb']['tantivy']:,.1f}"),
+        ("resident after opening, MB", lambda r: f"{r['memory_mb']:,.0f}"),
+        ("open to first answer, ms", lambda r: f"{r['opening']['open_ms']:,.0f}"),
+        ("the same bytes read, ms", lambda r: f"{r['opening']['plain_read_ms']:,.1f}"),
+        ("**ratio**", lambda r: f"**{r['opening']['ratio']:.1f}**"),
+        ("recall@10", lambda r: f"{r['answers']['recall@10']:.4f}"),
+        ("recall@600", lambda r: f"{r['answers']['recall@600']:.4f}"),
+        ("10 nearest, ms", lambda r: f"{r['answers']['own10_ms']:.2f}"),
+        ("600 nearest, ms", lambda r: f"{r['answers']['own600_ms']:.2f}"),
+        ("exact scan, float32, ms", lambda r: f"{r['answers']['f32_ms']:.1f}"),
+        ("exact scan, float16, ms", lambda r: f"{r['answers']['f16_ms']:.1f}"),
+        (
+            "**10 nearest, of the float32 scan**",
+            lambda r: f"**{r['answers']['of_float32_scan']:.3f}**",
+        ),
+        ("10 nearest, of the float16 scan", lambda r: f"{r['answers']['of_float16_scan']:.3f}"),
+        ("BM25, 200 best, ms", lambda r: f"{r['answers']['bm25_ms']:.1f}"),
+    ]
+    for name, figure in figures:
+        lines.append(f"| {name} | " + " | ".join(str(figure(row)) for row in rows) + " |")
+    lines += ["", "| windows | share | vectors | recall@10 | ms | of the float32 scan | BM25 ms |"]
+    lines.append("|--:|--:|--:|--:|--:|--:|--:|")
+    for row in rows:
+        for own in row["filtered"]:
+            lines.append(
+                f"| {row['windows']:,} | {own['share']:.1%} | {own['vectors']:,} "
+                f"| {own['recall@10']:.3f} "
+                f"| {own['nearest_ms']:.1f} | {own['of_float32_scan']:.2f} | {own['bm25_ms']:.1f} |"
+            )
+    powers = ", ".join(f"{name} {power:.2f}" for name, power in exponents(rows).items())
+    return "\n".join([*lines, "", f"Powers of n, by least squares on logarithms: {powers}."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=Path("growth-cache"))
     parser.add_argument("--sizes", default="10000,100000,1000000")
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--log", type=Path, help="append a JSON line for each size")
+    parser.add_argument("--table", type=Path, help="print the tables of such a log, and no more")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
     if options.ask is not None:
         print(json.dumps(ask(options.ask, options.cache, sizes[0], options.queries)))
+        return
+    if options.table is not None:
+        print(table(options.table))
         return
     prepare(options.cache)
     rows: list[dict[str, object]] = []
@@ -455,6 +509,9 @@ def main() -> None:
         row.update(json.loads(said.stdout))
         assert schema.exists(directory)
         print(json.dumps(row), flush=True)
+        if options.log is not None:
+            with options.log.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
         rows.append(row)
         shutil.rmtree(base)
     if len(rows) > 1:
