@@ -63,10 +63,6 @@ _FRAME, _LOG_HEADER = 24, 32  # bytes in front of a page in the log, and of the 
 
 def lay_out(template: Template, index: Path) -> None:
     """A copy for one trial. Files that are never changed in place are links."""
-    if index.exists():  # threads of an index that gave up may still be writing there
-        old = index.with_name(f"{index.name}-{time.monotonic_ns()}")
-        index.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
     for file in _files(template.index):
         target = index / file.relative_to(template.index)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -225,9 +221,10 @@ def trial(
         return Verdict("told", done, "", parts, warnings.said[0])
     # On a copy that nobody has opened: a search mends what it can, and `verify` is not to miss that.
     again = random.Random(f"{seed} {number}")
-    lay_out(template, index)
-    (forge if plant else damage)(template, index, again)
-    problems = _verify(index)
+    untouched = index / "untouched"
+    lay_out(template, untouched)
+    (forge if plant else damage)(template, untouched, again)
+    problems = _verify(untouched)
     first = silent[0]
     before, now = template.answers[0][first], asked.answers[first]
     at = next((n for n, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), 0)
@@ -305,7 +302,10 @@ def _be_judge(
         descriptor = os.open(folder / "judge", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         os.dup2(descriptor, 2)
         for number in range(first, last):
-            verdict = trial(templates, folder / "index", seed, number, plant)
+            # A folder for each: threads of an index that gave up may still be writing into theirs.
+            index = folder / f"index-{number}"
+            verdict = trial(templates, index, seed, number, plant)
+            shutil.rmtree(index, ignore_errors=True)
             done = verdict.damage
             line = json.dumps(
                 [verdict.outcome, [done.what, done.file, done.where], verdict.violation,
