@@ -22,8 +22,8 @@ COUNTED = {
     "faults": ("trials", "injected EIO, ENOSPC, EDQUOT, EMFILE, short writes"),
     "power_loss": ("states", "directory states after a power cut"),
     "damage": ("trials", "bytes damaged in any file"),
-    "mutants": ("mutants", "mutants of the store"),
-    "state_machine": ("steps", "random operations against a dictionary"),
+    "mutants": ("caught", "mutants of the store, caught"),
+    "state_machine": ("done", "random operations against a dictionary"),
     "readers": ("answers", "answers of readers beside a live writer"),
 }
 

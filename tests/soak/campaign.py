@@ -11,9 +11,11 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -67,7 +69,17 @@ def options(
     if found.seed is None:
         found.seed = random.randrange(1 << 32)
     print(f"seed {found.seed}", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, _stop)
     return found
+
+
+_STOPPED = threading.Event()
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C: end after this trial, and write down what was done; a second one ends at once."""
+    _STOPPED.set()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
@@ -144,7 +156,7 @@ class Clock:
         if now - self._told > 30:
             self._told = now
             print(f"{done} after {now - self.started:.0f} s", file=sys.stderr, flush=True)
-        if self.trials is not None and done >= self.trials:
+        if _STOPPED.is_set() or (self.trials is not None and done >= self.trials):
             return True
         return self.seconds is not None and now - self.started > self.seconds
 
