@@ -8,6 +8,7 @@ docs/reliability.md and come from benchmarks/growth.py.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from ragembed.config import VectorPrecision
 from ragembed.errors import InvalidInput
 from ragembed.index.rows import StoredModel
+
+logger = logging.getLogger(__name__)
 
 FLAT = "SQfp16"  # holds float16 as it is stored, in half of float32's memory
 FLAT_FLOAT32 = "Flat"
@@ -147,10 +150,11 @@ def check_factory(factory: str, dimension: int) -> None:
             f"FAISS cannot build {factory!r} for {dimension} dimensions "
             f"({str(error).rpartition(': ')[2]}): name a factory string such as HNSW32,SQ8"
         ) from None
-    if isinstance(index, faiss.IndexIDMap | faiss.IndexPreTransform):
+    families = (faiss.IndexIVF, faiss.IndexHNSW, faiss.IndexScalarQuantizer, faiss.IndexFlat)
+    if not isinstance(index, families):
         raise InvalidInput(
-            f"the factory string {factory!r} has parts that are not supported: leave out IDMap (ids "
-            "are added by ragembed) and transforms before the index"
+            f"the factory string {factory!r} is not supported: name Flat, SQ..., HNSW... or IVF..., "
+            "without IDMap (ids are added by ragembed) and without a transform in front"
         )
 
 
@@ -165,13 +169,29 @@ def build(model: StoredModel, kind: str, count: int, parts: Parts, before: Built
         before: an index of the same kind whose training may be used again; it is taken apart.
     """
     faiss.omp_set_num_threads(_cores())
-    if before is not None and before.kind == kind and before.trained:
+    if (
+        before is not None
+        and before.kind == kind
+        and isinstance(before.segment.index, faiss.IndexIVF)
+    ):
         index = before.segment.index
         index.reset()
         segment = _filled(index, kind, model, parts)
-        uneven = float(index.invlists.imbalance_factor()) if segment.probes else 0.0
+        uneven = float(index.invlists.imbalance_factor())
         if uneven < _UNEVEN or count < _GROWN * before.trained:
             return Built(segment, kind, before.trained)
+    try:
+        return _trained(model, kind, count, parts)
+    except RuntimeError as error:  # fewer vectors than lists or code words, for one
+        flat = choose(0, model)
+        if kind == flat:
+            raise
+        logger.warning("FAISS cannot build %s from %d vectors (%s): a scan of all is used", kind, count,
+                       str(error).rpartition(": ")[2])  # fmt: skip
+        return _trained(model, flat, count, parts)
+
+
+def _trained(model: StoredModel, kind: str, count: int, parts: Parts) -> Built:
     trained = 0
     index = faiss.index_factory(model.dimension, kind, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:

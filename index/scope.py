@@ -37,6 +37,6 @@ class DocumentVectors:
         pairs = self._pairs
         if not len(pairs):
             return np.zeros(0, dtype=np.int64)
-        chosen = np.zeros(int(max(pairs[:, 0].max(), max(documents))) + 1, dtype=bool)
-        chosen[np.array(documents)] = True
+        chosen = np.zeros(int(pairs[:, 0].max()) + 1, dtype=bool)
+        chosen[[id for id in documents if id < len(chosen)]] = True
         return np.unique(pairs[chosen[pairs[:, 0]], 1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -23,7 +22,7 @@ from ragembed.config import (
 )
 from ragembed.context import build_context
 from ragembed.encoder.embedder import Embedder
-from ragembed.errors import InvalidInput, ModelMismatch
+from ragembed.errors import InvalidInput, MassDelete, ModelMismatch
 from ragembed.index import schema
 from ragembed.index.lock import create_index
 from ragembed.index.rows import StoredDocument, StoredModel, StoredRoot
@@ -34,10 +33,11 @@ from ragembed.index.verify import Depth, verify
 from ragembed.indexer import Listener
 from ragembed.loader import Loader, tokenizer_of
 from ragembed.reembed import Reader, forget_others, reembed, rollback
+from ragembed.removal import remove_names
 from ragembed.retriever import Retriever
-from ragembed.roots import moved_roots, place_now
+from ragembed.roots import moved_roots, place_now, rebuild_command
 from ragembed.status import describe
-from ragembed.sync import Syncer, SyncOptions, Tools, remove_names
+from ragembed.sync import Syncer, SyncOptions, Tools
 from ragembed.texts import add_texts, delete_texts
 from ragembed.tokenizer import DEFAULT_BUDGET, Tokenizer, budget_tokenizer
 from ragembed.types import (
@@ -100,7 +100,7 @@ class Corpus:
         self._retrieval = retrieval or RetrievalConfig()
         self._index_config = index or IndexConfig()
         self._moved = {
-            os.path.abspath(old): os.path.abspath(new) for old, new in (roots or {}).items()
+            os.path.abspath(old): os.path.realpath(new) for old, new in (roots or {}).items()
         }
         self._searcher: Searcher | None = None
         if create and not schema.exists(self.directory):
@@ -155,7 +155,15 @@ class Corpus:
         if self._loader.was_chosen:
             self.embedder()  # a mismatch is to be known before anything is done
         options = SyncOptions(scan, prune, allow_mass_delete, dry_run)
-        return Syncer(self.directory, self._tools(), options, listener).run(paths)
+        syncer = Syncer(self.directory, self._tools(), options, listener)
+        try:
+            report = syncer.run(paths)
+        except MassDelete:
+            self._moved = {}  # all but the removal was done
+            raise
+        if not dry_run:
+            self._moved = {}  # written down
+        return report
 
     def add(self, documents: Iterable[Document], *, listener: Listener | None = None) -> SyncReport:
         """Store texts that are no files; one with a known id takes the other's place.
@@ -179,7 +187,9 @@ class Corpus:
         Raises:
             InvalidInput: a name that the index does not know; nothing is removed then.
         """
-        return remove_names(self.directory, names, purge=purge)
+        removed = remove_names(self.directory, names, self._moved, purge=purge)
+        self._moved = {}  # written down
+        return removed
 
     def reembed(
         self,
@@ -356,7 +366,7 @@ class Corpus:
             raise ModelMismatch(
                 f"the index in {self.directory} was cut with --window {config.window} --overlap "
                 f"{config.overlap}: leave these options out, or build a new index: "
-                f"`{rebuild_command(store)} --window {self._chunking.window} "
+                f"`{rebuild_command(store.roots())} --window {self._chunking.window} "
                 f"--overlap {self._chunking.overlap}`"
             )
         return config
@@ -377,10 +387,3 @@ class Corpus:
             self._retrieval,
             lambda path: place_now(path, self._moved),
         )
-
-
-def rebuild_command(store: Store) -> str:
-    """The command that indexes the same roots anew beside this index."""
-    roots = [os.path.join(r.path, r.file) if r.file else r.path for r in store.roots()]
-    paths = " ".join(shlex.quote(os.fsdecode(path)) for path in roots) or "PATH"
-    return f"ragembed index --index NEW {paths}"

@@ -18,6 +18,7 @@ from ragembed.config import ChunkingConfig, IndexConfig
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput
 from ragembed.index import lookup
+from ragembed.index.ann import check_factory
 from ragembed.index.commit import Writer
 from ragembed.index.rows import PassageReading, StoredModel, StoredPassage, WindowRow
 from ragembed.index.store import Store
@@ -49,6 +50,8 @@ def reembed(
     with Writer(directory) as writer:
         current = _current(writer)
         check_room(embedder, chunking(writer.store))
+        if factory := writer.store.setting("faiss"):
+            check_factory(factory, embedder.dimension)
         with writer.transaction() as transaction:
             model = transaction.put_model(
                 embedder_name(embedder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -66,7 +67,7 @@ class Retriever:
         if mode not in ("hybrid", "dense", "lexical"):
             raise InvalidInput(f"mode {mode!r} is not one of hybrid, dense, lexical")
         text = query.encode("utf-8", "replace").decode()  # a lone surrogate has no tokens
-        chosen = None if documents is None else tuple(sorted(set(documents)))
+        chosen = None if documents is None else _document_ids(documents)
         while True:
             vector, fingerprint = None, ""
             if mode != "lexical" and self._has_model():
@@ -146,6 +147,19 @@ class Retriever:
                 )
             )
         return tuple(hits)
+
+
+def _document_ids(documents: Collection[int]) -> tuple[int, ...]:
+    """Sorted ids, each once; those that no document can have are left out.
+
+    Raises:
+        InvalidInput: something that is not a whole number.
+    """
+    try:
+        ids = {operator.index(id) for id in documents}
+    except TypeError as error:
+        raise InvalidInput(f"documents are named by id, a whole number: {error}") from None
+    return tuple(sorted(id for id in ids if 0 < id < 1 << 63))
 
 
 def display_path(path: bytes) -> str:

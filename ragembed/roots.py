@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,8 @@ def _covers(outer: Target, inner: Target) -> bool:
 
 
 def _target(known: Sequence[StoredRoot], path: bytes, config: ScanConfig | None) -> Target:
+    if not path.strip():
+        raise InvalidInput("a path is blank; say . for the working directory")
     real = os.path.realpath(path)
     shown = os.fsdecode(path)
     is_folder = os.path.isdir(real)
@@ -100,10 +103,16 @@ def place_now(path: str, moved: Mapping[str, str]) -> str:
     '/mnt/ada/docs'
     """
     for old in sorted(moved, key=len, reverse=True):
-        inside = relative(os.fsencode(old.rstrip(os.sep) or os.sep), os.fsencode(path))
+        inside = _inside(old, path)
         if inside is not None:
+            if _inside(old, moved[old]) and _inside(moved[old], path) is not None:
+                return path  # the new place lies inside the old one, and it is there already
             return os.path.join(moved[old], os.fsdecode(inside)) if inside else moved[old]
     return path
+
+
+def _inside(folder: str, path: str) -> bytes | None:
+    return relative(os.fsencode(folder.rstrip(os.sep) or os.sep), os.fsencode(path))
 
 
 def moved_roots(roots: Sequence[StoredRoot], moved: Mapping[str, str]) -> list[StoredRoot]:
@@ -113,8 +122,10 @@ def moved_roots(roots: Sequence[StoredRoot], moved: Mapping[str, str]) -> list[S
         InvalidInput: `moved` names a folder without roots, or two roots would be in one place.
     """
     paths = [os.fsdecode(root.path) for root in roots]
-    for old in moved:
-        if not any(place_now(path, {old: ""}) != path for path in paths):
+    for old, new in moved.items():
+        if not any(
+            _inside(old, path) is not None or _inside(new, path) is not None for path in paths
+        ):
             raise InvalidInput(
                 f"{old!r} is no root of the index, nor above one; `ragembed status` shows them"
             )
@@ -122,8 +133,17 @@ def moved_roots(roots: Sequence[StoredRoot], moved: Mapping[str, str]) -> list[S
         replace(root, path=os.fsencode(place_now(path, moved)))
         for root, path in zip(roots, paths, strict=True)
     ]
-    if len({(root.path, root.file) for root in found}) < len(found):
-        raise InvalidInput("two roots would be in the same place; remove one of them first")
+    if found == list(roots):
+        return found
+    for root in found:
+        for other in found:
+            same = (root.path, root.file) == (other.path, other.file)
+            within = not other.file and relative(other.path, root.path) is not None
+            if root is not other and (same or within):
+                raise InvalidInput(
+                    f"two roots would be in {os.fsdecode(other.path)}, one inside the other; remove "
+                    "one of them first"
+                )
     return found
 
 
@@ -139,3 +159,10 @@ def relative(root: bytes, path: bytes) -> bytes | None:
 
 def _config(root: StoredRoot, config: ScanConfig | None) -> ScanConfig:
     return config if config is not None else ScanConfig.from_json(root.scan)
+
+
+def rebuild_command(known: Sequence[StoredRoot]) -> str:
+    """The command that indexes the same roots anew beside this index."""
+    roots = [os.path.join(r.path, r.file) if r.file else r.path for r in known]
+    paths = " ".join(shlex.quote(os.fsdecode(path)) for path in roots) or "PATH"
+    return f"ragembed index --index NEW {paths}"

@@ -11,12 +11,13 @@ from pathlib import Path
 from ragembed.changes import Finished, Renamed, Touched, Unchanged, look
 from ragembed.config import ChunkingConfig, IndexConfig, ScanConfig
 from ragembed.encoder.embedder import Embedder
-from ragembed.errors import InvalidInput, MassDelete
+from ragembed.errors import MassDelete
 from ragembed.index.commit import Writer
 from ragembed.index.rows import StoredDocument
 from ragembed.index.store import Store
 from ragembed.index.transaction import Transaction
 from ragembed.indexer import Change, Incoming, Ingest, Listener, Progress, Tally, ahead
+from ragembed.removal import move_roots
 from ragembed.retriever import display_path
 from ragembed.roots import Target, moved_roots, relative, targets
 from ragembed.tokenizer import Tokenizer
@@ -225,65 +226,6 @@ def _documents(store: Store, target: Target) -> list[StoredDocument]:
         for inner in target.absorbs
         for document in store.documents(inner.id)
     ]
-
-
-def move_roots(writer: Writer, moved: Mapping[str, str]) -> None:
-    """Write down where roots are now.
-
-    Raises:
-        InvalidInput: a path that is no root, or a new place that another root has.
-    """
-    before = writer.store.roots()
-    after = moved_roots(before, moved)
-    if after == before:
-        return
-    with writer.transaction() as transaction:
-        for old, new in zip(before, after, strict=True):
-            if old != new:
-                transaction.move_root(new.id, new.path)
-
-
-def remove_names(directory: Path, names: Sequence[str], *, purge: bool = False) -> int:
-    """See `Corpus.remove`."""
-    with Writer(directory) as writer:
-        store = writer.store
-        roots = {root.id: root for root in store.roots()}
-        documents = store.documents()
-        chosen: dict[int, StoredDocument] = {}
-        forgotten: set[int] = set()
-        for name in names:
-            real = os.path.realpath(os.fsencode(name))
-            hits = [d for d in documents if d.root_id is None and d.path == os.fsencode(name)]
-            known = bool(hits)
-            for root in roots.values():
-                whole = os.path.join(root.path, root.file) if root.file else root.path
-                if real == whole:
-                    forgotten.add(root.id)
-                    known = True
-                    hits += [d for d in documents if d.root_id == root.id]
-                elif not root.file and (inside := relative(root.path, real)) is not None:
-                    hits += [
-                        d
-                        for d in documents
-                        if d.root_id == root.id
-                        and (d.path == inside or d.path.startswith(inside + b"/"))
-                    ]
-            if not hits and not known:
-                raise InvalidInput(
-                    f"{name!r} is not in the index; `ragembed ls` shows what is; nothing was removed"
-                )
-            chosen.update((document.id, document) for document in hits)
-        with writer.transaction() as transaction:
-            for document in chosen.values():
-                transaction.delete_document(document.id)
-            for root_id in forgotten:
-                transaction.delete_root(root_id)
-            if purge:
-                transaction.set("purge", "pending")  # whoever writes next goes on, should we die
-        if purge:
-            writer.scrub()
-        writer.finish()
-    return len(chosen)
 
 
 def report_of(tally: Tally, skipped: Sequence[Skipped], seconds: float) -> SyncReport:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ragembed import Corpus, Document
-from ragembed.config import ChunkingConfig
+from ragembed.config import ChunkingConfig, IndexConfig
 from ragembed.errors import InvalidInput, ModelMismatch
 
 CHUNKING = ChunkingConfig(passage=32, window=8, overlap=2)
@@ -149,6 +149,18 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, corpus: Corpus, old: Any, n
         corpus.add([Document(id="late", text="The late gnu.")])
         corpus.rollback(encoder=new)
     assert corpus.status().model.fingerprint == "fake-2"
+
+
+def test_a_factory_that_does_not_fit_the_new_model_is_refused_first(
+    tmp_path: Path, old: Any, new: Any
+) -> None:
+    config = IndexConfig(faiss="IVF4,PQ8")  # 8 divides 256 and 192
+    with Corpus(tmp_path / "other", encoder=old, chunking=CHUNKING, index=config) as corpus:
+        corpus.add([Document(id="a", text="A burrow.")])
+        new.dimension = 100
+        with pytest.raises(InvalidInput, match="FAISS cannot build"):
+            corpus.reembed(encoder=new)
+        assert new.encoded == []
 
 
 def test_models_can_be_forgotten(corpus: Corpus, old: Any, new: Any, tmp_path: Path) -> None:

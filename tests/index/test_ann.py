@@ -175,12 +175,38 @@ def test_an_index_with_lists_survives_its_file(tmp_path: Path) -> None:
             assert index.search(query, 10)[0].tolist() == exact(query, 10)
 
 
-@pytest.mark.parametrize("kind", ["", "Nonsense", "IDMap,Flat", "PCA8,Flat", "IVF8"])
+@pytest.mark.parametrize("kind", ["", "Nonsense", "IDMap,Flat", "PCA8,Flat", "IVF8", "PQ4x4"])
 def test_a_factory_string_is_checked(kind: str) -> None:
     if kind in ("", "IVF8"):
         kind += "???"
     with pytest.raises(InvalidInput, match="factory|FAISS cannot build"):
         ann.check_factory(kind, D)
+
+
+@pytest.mark.parametrize("factory", ["HNSW16,SQ8", "SQ8", "IVF4,SQ8"])
+def test_a_chosen_index_is_built_again_and_again(
+    open_corpus: Callable[..., Corpus], factory: str
+) -> None:
+    """What was trained once is taken up again where that is possible, and trained anew elsewhere."""
+    corpus = open_corpus(index=IndexConfig(faiss=factory))
+    for n in range(4):
+        corpus.add([Document(id=f"d{n}-{i}", text=f"word{n} burrow {i}") for i in range(20)])
+    corpus.compact()
+    assert len(corpus.search("burrow", k=100, mode="dense")) == 80
+    assert corpus.verify().ok
+
+
+def test_too_few_vectors_for_a_chosen_index_are_scanned(
+    open_corpus: Callable[..., Corpus], caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus = open_corpus(index=IndexConfig(faiss="IVF16,Flat"))
+    corpus.add([Document(id=f"d{n}", text=f"word{n} burrow") for n in range(3)])
+    assert "a scan of all is used" in caplog.text
+    assert len(corpus.search("burrow", mode="dense")) == 3
+    corpus.add([Document(id=f"e{n}", text=f"more{n} burrow") for n in range(60)])
+    with corpus.reading() as store:
+        model = store.model()
+        assert model is not None and store.checkpoints(model.id)[0].kind == "IVF16,Flat"
 
 
 @pytest.mark.parametrize("factory", ["HNSW16,SQ8", "IVF4,SQ8", "IVF4,SQfp16", "SQ8", "Flat"])

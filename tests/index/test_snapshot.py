@@ -13,10 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ragembed import Corpus, Document
-from ragembed.errors import IndexFailure
+from ragembed.errors import IndexFailure, InvalidInput
 from ragembed.index import checkpoint, commit, lookup, snapshot
 from ragembed.index.commit import Writer
 from ragembed.index.snapshot import Searcher, Snapshot
@@ -315,6 +316,17 @@ def test_a_long_tail_is_exchanged_for_the_new_checkpoint(
     view = reader._with_searcher()._view
     assert view is not None and view.vectors.size == 40
     assert view.vectors.tail <= 3 * commit.CHECKPOINT_SHARE * view.vectors.size
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ids_of_a_filter_may_be_of_any_kind(filled: Corpus, mode: str) -> None:
+    ids = [document.id for document in filled.documents()][:2]
+    plain = filled.search("burrow", mode=mode, documents=ids)  # type: ignore[arg-type]
+    assert len(plain) == 2
+    for same in (np.array(ids), {*ids, -4, 0, 2**70}, [*ids, *range(10**6, 10**6 + 1500), 2**40]):
+        assert filled.search("burrow", mode=mode, documents=same) == plain  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="whole number"):
+        filled.search("burrow", mode=mode, documents=["1"])  # type: ignore[arg-type, list-item]
 
 
 @pytest.mark.parametrize("mode", MODES)

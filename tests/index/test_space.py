@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ragembed import Corpus, Document
-from ragembed.errors import StorageError
+from ragembed.errors import InvalidInput, StorageError
 from ragembed.index import commit, disk, schema
 from ragembed.index.commit import Writer
 from ragembed.index.lexical import DIRECTORY
@@ -254,3 +254,88 @@ def test_a_moved_index_and_moved_folders_go_on(
     report = asked.sync()
     assert (report.unchanged, report.removed, embedder.take_encoded()) == (1, 0, [])
     assert unasked.search("burrow")[0].root == str(tmp_path / "new" / "docs")  # written down
+
+
+def folders(base: Path, *names: str) -> list[Path]:
+    found = []
+    for name in names:
+        (base / name).mkdir(parents=True)
+        (base / name / "a.txt").write_text(f"A burrow in {name}.")
+        found.append(base / name)
+    return found
+
+
+def test_a_move_that_was_written_down_is_not_made_again(
+    tmp_path: Path, open_corpus: Callable[..., Corpus]
+) -> None:
+    (old,) = folders(tmp_path, "docs")
+    open_corpus(tmp_path / "index").sync(old)
+    (tmp_path / "aside").mkdir()
+    old.rename(tmp_path / "aside" / "docs")
+    old.mkdir()
+    (tmp_path / "aside" / "docs").rename(old / "deep")  # the new place lies inside the old one
+    for _ in range(2):  # as a script would, with the same options each time
+        corpus = open_corpus(tmp_path / "index", roots={str(old): str(old / "deep")})
+        for _ in range(2):
+            assert corpus.sync().unchanged == 1
+            assert corpus.status().problems == ()
+            assert corpus.search("burrow")[0].root == str(old / "deep")
+
+
+def test_roots_may_change_places(tmp_path: Path, open_corpus: Callable[..., Corpus]) -> None:
+    one, two = folders(tmp_path, "one", "two")
+    corpus = open_corpus(tmp_path / "index")
+    corpus.sync(one, two)
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    swapped = open_corpus(tmp_path / "index", roots={str(one): str(two), str(two): str(one)})
+    assert swapped.sync().unchanged == 2
+    assert {hit.root for hit in swapped.search("one", mode="lexical")} == {str(two)}
+
+
+def test_a_root_is_not_moved_into_another(
+    tmp_path: Path, open_corpus: Callable[..., Corpus]
+) -> None:
+    one, two = folders(tmp_path, "one", "two")
+    open_corpus(tmp_path / "index").sync(one, two)
+    with pytest.raises(InvalidInput, match="inside the other"):
+        open_corpus(tmp_path / "index", roots={str(two): str(one / "two")}).sync()
+    with pytest.raises(InvalidInput, match="no root of the index"):
+        open_corpus(tmp_path / "index", roots={str(tmp_path / "three"): "/x"}).sync()
+
+
+def test_a_link_is_no_place_of_its_own(tmp_path: Path, open_corpus: Callable[..., Corpus]) -> None:
+    (old,) = folders(tmp_path, "old")
+    open_corpus(tmp_path / "index").sync(old)
+    old.rename(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    corpus = open_corpus(tmp_path / "index", roots={str(old): str(tmp_path / "link")})
+    assert corpus.sync().unchanged == 1
+    report = corpus.sync(tmp_path / "real")
+    assert (report.unchanged, report.added, len(corpus.roots())) == (1, 0, 1)
+
+
+def test_moved_roots_can_be_removed_from(
+    tmp_path: Path, open_corpus: Callable[..., Corpus]
+) -> None:
+    (old,) = folders(tmp_path, "old")
+    open_corpus(tmp_path / "index").sync(old)
+    old.rename(tmp_path / "new")
+    corpus = open_corpus(tmp_path / "index", roots={str(old): str(tmp_path / "new")})
+    assert corpus.remove([str(tmp_path / "new" / "a.txt")]) == 1
+
+
+def test_a_blank_name_is_not_the_working_directory(
+    tmp_path: Path, open_corpus: Callable[..., Corpus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (docs,) = folders(tmp_path, "docs")
+    corpus = open_corpus(tmp_path / "index")
+    corpus.sync(docs)
+    monkeypatch.chdir(docs)
+    for blank in ("", " "):
+        with pytest.raises(InvalidInput, match="blank"):
+            corpus.remove([blank])
+        with pytest.raises(InvalidInput, match="blank"):
+            corpus.sync(blank)
+    assert len(corpus.documents()) == 1
