@@ -61,7 +61,10 @@ def common(function: F) -> F:
     def put(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
         def callback(context: click.Context, parameter: click.Parameter, value: object) -> None:
             if value:
-                context.obj = replace(context.obj or Settings(), **{name: value})
+                settings = context.obj or Settings()
+                if name == "moved":  # before the command and behind it
+                    value = (*settings.moved, *value)  # type: ignore[misc]
+                context.obj = replace(settings, **{name: value})
 
         return callback
 

@@ -93,8 +93,11 @@ def backup(directory: Path, target: Path) -> BackupReport:
 
     Raises:
         NotAnIndex: something is in the target already.
+        InvalidInput: the target lies inside the index.
         IndexNotFound, IndexVersionError, IndexDamaged, StorageError.
     """
+    if target.resolve().is_relative_to(directory.resolve()):
+        raise InvalidInput(f"{target} lies inside the index {directory}: name a folder outside")
     store = Store.open(directory)
     with closing(store), storage_errors(target), filling(target):
         _copy_lexical(directory, target)

@@ -38,6 +38,7 @@ CHECKPOINT_SHARE = 0.1
 FREE_SHARE = 0.3
 FREE_BYTES = 16 << 20
 _FOLDING_PATIENCE_MS = 100
+_PURGE_PATIENCE = 5.0  # seconds that a purge waits for readers of older commits
 
 
 class Writer:
@@ -67,8 +68,7 @@ class Writer:
                 self.sweep_files()
                 self.lexical = current_lexical(self.store)
             stack.callback(self._close_lexical)
-            if self.store.setting("purge") is not None:
-                self.scrub()  # begun by a process that did not live to finish it
+            self._resume_purge()
             self._stack = stack.pop_all()
         return self
 
@@ -286,7 +286,26 @@ class Writer:
             if model is not None:
                 self.checkpoint(model, force=True)
             self.store.connection.execute("VACUUM")
+        with self.transaction() as transaction:
+            transaction.set("purge", "log")  # nothing else holds what was deleted
+        return self._empty_log(min(_PURGE_PATIENCE, schema.BUSY_TIMEOUT))
+
+    def _resume_purge(self) -> None:
+        """Finish what a process began that did not live to finish it, or that a reader kept from it."""
+        pending = self.store.setting("purge")
+        if pending == "log":
+            self._empty_log(_FOLDING_PATIENCE_MS / 1000)
+        elif pending is not None:
+            self.scrub()
+
+    def _empty_log(self, patience: float) -> bool:
+        """The end of a purge: the log holds what was deleted until no reader needs it."""
+        with storage_errors(self.directory):
+            self.store.connection.execute(f"PRAGMA busy_timeout = {int(1000 * patience)}")
             (busy, *_) = self.store.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self.store.connection.execute(
+                f"PRAGMA busy_timeout = {int(1000 * schema.BUSY_TIMEOUT)}"
+            )
         if busy:
             logger.warning(
                 "another process still reads an older commit, and its log holds what was deleted; the "

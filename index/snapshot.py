@@ -27,6 +27,7 @@ from ragembed.index.derive import (
     rebuild_lexical,
     warn_of_lost_commits,
 )
+from ragembed.index.disk import DATABASE
 from ragembed.index.lexical import LexicalFailure, LexicalIndex, LexicalSnapshot, peek
 from ragembed.index.rows import StoredModel
 from ragembed.index.scope import DocumentVectors
@@ -143,8 +144,8 @@ class Searcher:
         self._closed = False
         if schema.stored_format(directory) != schema.FORMAT:
             self._migrate()
+        self._identity = _identity(directory)
         known = peek(directory)  # before the database is looked at, which is always ahead
-        self._give_back(Store.open(directory))
         with self.reading() as store:
             if known > store.generation:
                 warn_of_lost_commits(known, store.generation)
@@ -192,16 +193,30 @@ class Searcher:
         with self._pool:
             if self._closed:
                 raise IndexFailure(f"the index in {self.directory} has been closed: open it again")
-            if self._idle:
-                return self._idle.pop()
-        return Store.open(self.directory)
+            self._notice_replacement()
+            identity = self._identity
+            store = self._idle.pop() if self._idle else Store.open(self.directory)
+        store.identity = identity
+        return store
 
     def _give_back(self, store: Store) -> None:
         with self._pool:
-            if not self._closed:
+            if not self._closed and store.identity == self._identity:
                 self._idle.append(store)
                 return
         store.close()
+
+    def _notice_replacement(self) -> None:
+        """Let go of everything that is of another index, if one was put in this one's place."""
+        now = _identity(self.directory)
+        if now == self._identity:
+            return
+        for store in self._idle:
+            store.close()
+        self._idle, self._identity = [], now
+        with self._refreshing:
+            self._view = self._lexical = None
+            self._in_memory = False
 
     def _migrate(self) -> None:
         """Bring an older format up to date, which only a writer can."""
@@ -294,7 +309,9 @@ class Searcher:
                     return  # one of the two has moved on meanwhile
         try:
             with Writer(self.directory, patience=0.0):
-                return  # nobody was writing: opening as a writer has mended it
+                pass  # nobody was writing: opening as a writer has mended it
+            if time.monotonic() < deadline:
+                return
         except IndexLocked:
             if time.monotonic() < deadline:
                 time.sleep(_PAUSE)
@@ -305,3 +322,12 @@ class Searcher:
         with self._refreshing:
             self._lexical = rebuild_lexical(store, LexicalIndex.in_memory())
             self._in_memory = True
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """Which file the database is: an index may be moved aside and another put in its place."""
+    try:
+        status = os.stat(directory / DATABASE)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -58,6 +58,9 @@ class Store:
     def __init__(self, directory: Path, connection: sqlite3.Connection) -> None:
         self.directory = directory
         self.connection = connection
+        self.identity: tuple[int, int] | None = (
+            None  # of the database's file, for whoever keeps stores
+        )
         # A damaged text has to be seen by its checksum, not to end the whole query.
         connection.text_factory = _lenient
 

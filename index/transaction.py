@@ -86,6 +86,7 @@ class Transaction:
         if before == str(model.id):
             return
         self.set("model", str(model.id))
+        self.unset("next_model")
         if before is not None:
             self.set("previous_model", before)
             self._connection.execute(_FIGURES, (model.id,))

@@ -15,6 +15,7 @@ def compact(directory: Path) -> CompactReport:
         before = directory_bytes(directory)
         store = writer.store
         kept = {model.id for model in (store.model(), store.previous_model()) if model is not None}
+        kept.add(int(store.setting("next_model") or 0))  # a `reembed` that can be gone on with
         for model in store.models():
             if model.id not in kept:
                 with writer.transaction() as transaction:

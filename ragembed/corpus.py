@@ -215,7 +215,7 @@ class Corpus:
             raise InvalidInput("name a model, or give an encoder, and not both")
         chosen = encoder if encoder is not None else self._loader.load(str(model))
         reader = Reader(lambda: chosen, lambda: tokenizer_of(chosen))
-        report = reembed(self.directory, reader, self.chunking, self._index_config, listener)
+        report = reembed(self.directory, reader, self.chunking, listener)
         if encoder is not None:
             self._loader.use(given=encoder)
         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ragembed.chunking import Reading, read
-from ragembed.config import ChunkingConfig, IndexConfig
+from ragembed.config import ChunkingConfig
 from ragembed.encoder.embedder import Embedder
 from ragembed.errors import InvalidInput
 from ragembed.index import lookup
@@ -41,7 +41,6 @@ def reembed(
     directory: Path,
     reader: Reader,
     chunking: Callable[[Store], ChunkingConfig],
-    config: IndexConfig,
     listener: Listener | None = None,
 ) -> ReembedReport:
     """See `Corpus.reembed`."""
@@ -57,8 +56,9 @@ def reembed(
                 embedder_name(embedder),
                 embedder.fingerprint,
                 embedder.dimension,
-                config.precision,
+                current.precision,
             )
+            transaction.set("next_model", str(model.id))  # not to be compacted away meanwhile
         return _switch(writer, current, model, reader, chunking, listener, started)
 
 

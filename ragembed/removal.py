@@ -9,7 +9,7 @@ from pathlib import Path
 from ragembed.errors import InvalidInput
 from ragembed.index.commit import Writer
 from ragembed.index.rows import StoredDocument, StoredRoot
-from ragembed.roots import moved_roots, relative
+from ragembed.roots import moved_roots, path_bytes, relative
 
 
 def move_roots(writer: Writer, moved: Mapping[str, str]) -> None:
@@ -66,8 +66,9 @@ def _named(
     name: str, roots: Sequence[StoredRoot], documents: Sequence[StoredDocument]
 ) -> tuple[list[StoredDocument], list[int]]:
     """The documents that a name stands for, and the roots that it stands for as a whole."""
-    real = os.path.realpath(os.fsencode(name))
-    hits = [d for d in documents if d.root_id is None and d.path == os.fsencode(name)]
+    path = path_bytes(name)
+    real = os.path.realpath(path)
+    hits = [d for d in documents if d.root_id is None and d.path == path]
     whole = []
     for root in roots:
         if real == (os.path.join(root.path, root.file) if root.file else root.path):

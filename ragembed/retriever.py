@@ -20,6 +20,7 @@ from ragembed.tokenizer import Tokenizer
 from ragembed.types import Hit, Mode, Place, SearchResult
 
 MAX_K = 10_000
+MAX_RANKED = 100_000  # passages that are looked at for k distinct texts
 
 
 class Retriever:
@@ -62,7 +63,7 @@ class Retriever:
         """
         if not query.strip():
             raise InvalidInput("the query is blank; say what to look for")
-        if not 1 <= k <= MAX_K:
+        if not isinstance(k, int) or not 1 <= k <= MAX_K:
             raise InvalidInput(f"k is {k}; it must lie between 1 and {MAX_K:,}")
         if mode not in ("hybrid", "dense", "lexical"):
             raise InvalidInput(f"mode {mode!r} is not one of hybrid, dense, lexical")
@@ -79,10 +80,23 @@ class Retriever:
                     continue  # another process has switched to another model meanwhile
                 terms = query_terms(text, snapshot.store.languages())
                 asked = Query(text, terms, vector, mode, chosen)
-                ranked = Ranking(snapshot, self._tokenizer, self._config).rank(asked, k)
                 marked = nearest_sentence and mode != "lexical"
-                hits = self._hits(snapshot, ranked, asked, k, marked)
+                hits = self._enough(snapshot, asked, k, marked)
                 return SearchResult(query=text, mode=mode, hits=hits)
+
+    def _enough(
+        self, snapshot: Snapshot, query: Query, k: int, nearest_sentence: bool
+    ) -> tuple[Hit, ...]:
+        """k hits, if there are so many distinct texts: where copies of a few fill the ranking, more of it
+        is asked for."""
+        ranking = Ranking(snapshot, self._tokenizer, self._config)
+        wanted = max(k, self._config.candidates)
+        while True:
+            ranked = ranking.rank(query, wanted)
+            hits = self._hits(snapshot, ranked, query, k, nearest_sentence)
+            if len(hits) >= k or len(ranked) < wanted or wanted >= MAX_RANKED:
+                return hits
+            wanted = min(MAX_RANKED, 4 * wanted)
 
     def _has_model(self) -> bool:
         with self._searcher.reading() as store:

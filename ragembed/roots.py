@@ -62,7 +62,7 @@ def targets(
         return [Target(r.path, r.file, b"", _config(r, config), r.id) for r in known]
     found: dict[tuple[bytes, bytes, bytes], Target] = {}
     for path in paths:
-        target = _target(known, os.fsencode(path), config)
+        target = _target(known, path_bytes(path), config)
         found[target.path, target.file, target.subtree] = target
     return [
         target
@@ -145,6 +145,21 @@ def moved_roots(roots: Sequence[StoredRoot], moved: Mapping[str, str]) -> list[S
                     "one of them first"
                 )
     return found
+
+
+def path_bytes(path: str | Path) -> bytes:
+    """A path as the file system's bytes.
+
+    Raises:
+        InvalidInput: no file can have that name.
+    """
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise InvalidInput(f"{str(path)!r} is no path: no file can have that name")
+    return encoded
 
 
 def relative(root: bytes, path: bytes) -> bytes | None:

@@ -163,6 +163,16 @@ def test_a_factory_that_does_not_fit_the_new_model_is_refused_first(
         assert new.encoded == []
 
 
+def test_the_precision_of_the_stored_vectors_stays(tmp_path: Path, old: Any, new: Any) -> None:
+    exact = IndexConfig(precision="float32")
+    with Corpus(tmp_path / "other", encoder=old, chunking=CHUNKING, index=exact) as corpus:
+        corpus.add([Document(id="a", text="A burrow.")])
+    with Corpus(tmp_path / "other", encoder=old, chunking=CHUNKING) as corpus:
+        corpus.reembed(encoder=new)
+        with corpus.reading() as store:
+            assert {model.precision for model in store.models()} == {"float32"}
+
+
 def test_models_can_be_forgotten(corpus: Corpus, old: Any, new: Any, tmp_path: Path) -> None:
     corpus.reembed(encoder=new)
     files = len(list((tmp_path / "index").glob("vectors-*")))
@@ -173,6 +183,25 @@ def test_models_can_be_forgotten(corpus: Corpus, old: Any, new: Any, tmp_path: P
     assert corpus.verify().ok
     with pytest.raises(InvalidInput, match="no model to go back to"):
         corpus.rollback()
+
+
+def test_compact_keeps_a_model_that_is_being_built(
+    corpus: Corpus, new: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ragembed.reembed._BATCH", 1)
+
+    def interrupt(texts: object) -> None:
+        if len(new.encoded) > 10:
+            raise KeyboardInterrupt
+
+    new.before = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        corpus.reembed(encoder=new)
+    new.before = None
+    corpus.compact()
+    corpus.reembed(encoder=new)
+    assert len(set(new.encoded)) == len(new.encoded)
+    assert corpus.verify().ok
 
 
 def test_compact_keeps_the_two_models_in_play(

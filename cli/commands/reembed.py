@@ -53,7 +53,11 @@ def command(
                 report = corpus.reembed(model, listener=listener)
     if as_json:
         click.echo(json.dumps(to_json(report)))
-    elif not settings.quiet:
+    elif settings.quiet:
+        pass
+    elif report.model == report.previous and not report.passages:
+        click.echo(f"{name(report.model)} answers already")
+    else:
         click.echo(
             f"{name(report.model)} answers now, in place of {name(report.previous)}: "
             f"{count(report.passages, 'passage')} read, {count(report.windows, 'window')} "

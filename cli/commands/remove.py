@@ -24,8 +24,8 @@ def command(settings: Settings, names: tuple[str, ...], purge: bool, as_json: bo
     unless it is excluded or gone by then. With --purge the index's files are rewritten, so that what
     was removed cannot be read from them any more.
     """
-    directory, _ = existing_index(settings)
-    with Corpus(directory, create=False, roots=settings.roots) as corpus:
+    directory, empty = existing_index(settings)
+    with Corpus(directory, create=empty, roots=settings.roots) as corpus:
         removed = corpus.remove(names, purge=purge)
     if as_json:
         click.echo(json.dumps({"removed": removed}))

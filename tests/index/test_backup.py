@@ -460,3 +460,40 @@ def test_two_writers_cannot_meet_in_a_restored_index(saved: Path, directory: Pat
         assert writer.store.counts()[0] == 6
         with Writer(directory, patience=0.0):
             pass
+
+
+def test_a_backup_does_not_lie_inside_the_index(filled: Corpus, directory: Path) -> None:
+    for inside in (directory, directory / "copies"):
+        with pytest.raises(InvalidInput, match="inside the index"):
+            backup(directory, inside)
+    assert not (directory / "copies").exists()
+
+
+ANIMALS = ("aardvark", "badger", "capybara", "dormouse", "echidna", "fossa")
+
+
+def test_an_open_reader_goes_over_to_the_restored_index(
+    filled: Corpus, directory: Path, tmp_path: Path, open_corpus: Callable[..., Corpus]
+) -> None:
+    backup(directory, tmp_path / "saved")
+    filled.add([Document(id=f"late{n}", text=f"A late burrow {n}.") for n in range(9)])
+    reader = open_corpus()
+    assert len(reader.search("late", k=20, mode="lexical")) == 9
+    restore(tmp_path / "saved", directory, replace=True)
+    done: list[int] = []
+    threads = [
+        threading.Thread(
+            target=lambda: done.append(len(reader.search("late", k=20, mode="lexical"))),
+            daemon=True,
+        )
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert done == [0, 0, 0, 0]
+    assert {document.path for document in reader.documents()} == {a.encode() for a in ANIMALS}
+    reader.add([Document(id="new", text="A new burrow.")])
+    assert reader.search("new", mode="lexical")[0].path == "new"
+    assert reader.verify().ok

@@ -342,3 +342,12 @@ def test_a_filter_equals_brute_force_on_the_documents(corpus: Corpus, mode: str,
     texts = {document.id: document.path.decode() for document in corpus.documents()}
     places = {hit.path for hit in hits} | {place.path for hit in hits for place in hit.also}
     assert places == {texts[id] for id in chosen}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_many_copies_leave_room_for_the_rest(corpus: Corpus, mode: str) -> None:
+    corpus.add([Document(id=f"copy{n}", text="same burrow") for n in range(500)])
+    corpus.add([Document(id=f"other{n}", text=f"burrow of another kind {n}") for n in range(4)])
+    hits = corpus.search("same burrow", k=5, mode=mode)  # type: ignore[arg-type]
+    assert len(hits) == 5
+    assert len({hit.text for hit in hits}) == 5

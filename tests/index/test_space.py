@@ -122,6 +122,11 @@ def test_a_reader_of_an_old_commit_delays_a_purge_and_is_named(
         store.counts()
         with_secret.remove(["secret"], purge=True)
         assert "finishes the purge" in caplog.text
+        files = {file.name for file in directory.glob("vectors-*")}
+        with_secret.add([Document(id="more", text="One more.")])
+        assert files <= {
+            file.name for file in directory.glob("vectors-*")
+        }  # only the log is left to do
     assert with_secret.search(SECRET, mode="lexical").hits == ()
     with_secret.compact()
     assert traces(directory, SECRET) == []
@@ -338,4 +343,9 @@ def test_a_blank_name_is_not_the_working_directory(
             corpus.remove([blank])
         with pytest.raises(InvalidInput, match="blank"):
             corpus.sync(blank)
+    for odd in ("\ud800", "a\0b"):
+        with pytest.raises(InvalidInput, match="no path"):
+            corpus.remove([odd])
+        with pytest.raises(InvalidInput, match="no path"):
+            corpus.sync(odd)
     assert len(corpus.documents()) == 1
