@@ -109,10 +109,11 @@ class Writer:
 
     def sweep_files(self) -> None:
         """Drop what a crash may have left: files that no committed row names."""
-        named = set(self._catalogued())
-        for path in self.directory.glob("vectors-*"):
-            if path.name not in named:
-                path.unlink(missing_ok=True)
+        with storage_errors(self.directory):
+            named = set(self._catalogued())
+            for path in self.directory.glob("vectors-*"):
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

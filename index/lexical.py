@@ -190,9 +190,11 @@ class LexicalIndex:
         """The newest commit's files, by name and checksum. Nothing but this says that a file of tantivy
         is the one it is called."""
         digest = hashlib.sha256()
-        if self._path is not None:
-            for file in named_files(self._path):
+        try:
+            for file in named_files(self._path) if self._path is not None else ():
                 digest.update(file.name.encode() + file.read_bytes()[-_FOOTER_BYTES:])
+        except OSError as error:  # a writer has made its next commit meanwhile
+            raise LexicalFailure(f"{error.filename} is gone") from error
         return Seal(self.snapshot.generation, digest.hexdigest())
 
     @classmethod

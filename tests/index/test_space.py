@@ -349,3 +349,20 @@ def test_a_blank_name_is_not_the_working_directory(
         with pytest.raises(InvalidInput, match="no path"):
             corpus.sync(odd)
     assert len(corpus.documents()) == 1
+
+
+@pytest.mark.parametrize("call", ["unlink", "glob"])
+def test_a_file_that_cannot_be_dropped_is_a_storage_error(
+    filled: Corpus, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    filled.add([Document(id="late", text="A late burrow.")])  # a second FAISS file
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, fail)
+        with pytest.raises(StorageError, match="Input/output error"):
+            filled.compact()
+    filled.compact()
+    assert filled.verify().ok

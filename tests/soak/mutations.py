@@ -266,7 +266,7 @@ MUTANTS = (
         "purge_not_remembered",
         (
             Edit(
-                "ragembed/sync.py",
+                "ragembed/removal.py",
                 'transaction.set("purge", "pending")  # whoever writes next goes on, should we die',
                 "pass",
             ),
